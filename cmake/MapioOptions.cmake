@@ -1,0 +1,27 @@
+option(MAPIO_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
+option(MAPIO_BUILD_BENCH "Build the benchmarks" ${PROJECT_IS_TOP_LEVEL})
+option(MAPIO_BUILD_EXAMPLES "Build the examples" ${PROJECT_IS_TOP_LEVEL})
+option(MAPIO_BUILD_DOCS "Add a target docs, if Doxygen is there" ${PROJECT_IS_TOP_LEVEL})
+option(MAPIO_INSTALL "Add install rules" ${PROJECT_IS_TOP_LEVEL})
+option(MAPIO_WARNINGS_AS_ERRORS "A warning in mapio's own code is an error" OFF)
+
+set(MAPIO_WITH_IO_URING AUTO CACHE STRING "io_uring engine: AUTO (when liburing is there), ON or OFF")
+set_property(CACHE MAPIO_WITH_IO_URING PROPERTY STRINGS AUTO ON OFF)
+string(TOUPPER "${MAPIO_WITH_IO_URING}" MAPIO_WITH_IO_URING)
+if(NOT MAPIO_WITH_IO_URING MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "MAPIO_WITH_IO_URING must be AUTO, ON or OFF, not '${MAPIO_WITH_IO_URING}'")
+endif()
+
+# An unoptimised build by accident makes a library about speed look bad. Never decided for a parent.
+if(PROJECT_IS_TOP_LEVEL AND NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE RelWithDebInfo CACHE STRING "Build type" FORCE)
+endif()
+
+# Settings for targets written here, private to them: a consumer's flags are the consumer's choice.
+function(mapio_own_code target)
+  target_compile_features(${target} PRIVATE cxx_std_20)
+  set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)
+  target_compile_options(${target} PRIVATE
+    $<$<CXX_COMPILER_ID:GNU,Clang,AppleClang>:-Wall;-Wextra;-Wpedantic;-Wconversion;-Wshadow>
+    $<$<AND:$<BOOL:${MAPIO_WARNINGS_AS_ERRORS}>,$<CXX_COMPILER_ID:GNU,Clang,AppleClang>>:-Werror>)
+endfunction()
