@@ -1,0 +1,271 @@
+#ifndef MAPIO_DETAIL_INITIATE_HPP
+#define MAPIO_DETAIL_INITIATE_HPP
+
+#include <mapio/detail/config.hpp>
+#include <mapio/detail/operation.hpp>
+
+#include <asio/associated_allocator.hpp>
+#include <asio/associated_cancellation_slot.hpp>
+#include <asio/associated_executor.hpp>
+#include <asio/async_result.hpp>
+#include <asio/dispatch.hpp>
+#include <asio/executor_work_guard.hpp>
+#include <asio/post.hpp>
+#if ASIO_VERSION >= 102800
+#include <asio/associated_immediate_executor.hpp>
+#endif
+
+#include <array>
+#include <memory>
+#include <optional>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail {
+
+/// What a verb hands to its handler, taken out of the operation before its memory is given back.
+struct error_result {
+  using signature = void(std::error_code);
+  static std::tuple<std::error_code> take(operation& op) { return {op.error}; }
+};
+struct size_result {
+  using signature = void(std::error_code, std::size_t);
+  static std::tuple<std::error_code, std::size_t> take(operation& op) {
+    return {op.error, static_cast<std::size_t>(op.transferred)};
+  }
+};
+struct region_result {
+  using signature = void(std::error_code, region);
+  static std::tuple<std::error_code, region> take(operation& op) {
+    return {op.error, std::move(static_cast<view_operation&>(op).result)};
+  }
+};
+
+/// Arguments of a verb that fit into the operation itself.
+struct range_arguments {
+  using operation_type = operation;
+  verb kind;
+  std::uint64_t offset = 0;
+  std::uint64_t length = 0;
+  bool flag = false;
+
+  template <class Allocator>
+  void prepare(operation& op, const Allocator&) {
+    op.kind = kind;
+    op.offset = offset;
+    op.length = length;
+    op.flag = flag;
+  }
+};
+
+struct view_arguments : range_arguments {
+  using operation_type = view_operation;
+};
+
+struct open_arguments {
+  using operation_type = open_operation;
+  std::filesystem::path path;
+  open_options options;
+
+  template <class Allocator>
+  void prepare(open_operation& op, const Allocator&) {
+    op.kind = verb::open;
+    op.path = std::move(path);
+    op.options = options;
+  }
+};
+
+/// Keeps a buffer sequence, and the flat array of buffers that compiled code can walk.
+template <class Sequence>
+struct buffer_arguments {
+  using operation_type = operation;
+  verb kind;
+  std::uint64_t offset;
+  Sequence buffers;
+  std::array<asio::const_buffer, 4> few{};
+  std::vector<asio::const_buffer> many{};  // NOLINT: only for sequences that do not fit above
+
+  template <class Allocator>
+  void prepare(operation& op, const Allocator&) {
+    op.kind = kind;
+    op.offset = offset;
+    std::size_t count = 0;
+    const auto begin = asio::buffer_sequence_begin(buffers);
+    const auto end = asio::buffer_sequence_end(buffers);
+    for (auto it = begin; it != end; ++it) {
+      const asio::const_buffer buffer(*it);
+      if (buffer.size() == 0) continue;
+      op.length += buffer.size();
+      if (count < few.size())
+        few[count] = buffer;
+      else {
+        if (many.empty()) many.assign(few.begin(), few.end());
+        many.push_back(buffer);
+      }
+      ++count;
+    }
+    op.buffers = many.empty() ? few.data() : many.data();
+    op.buffer_count = count;
+  }
+};
+
+/// The handler with its results, as it is given to an executor. The executor, unless the handler is
+/// to find its own way.
+template <class Handler, class Tuple>
+struct bound_handler {
+  using allocator_type = asio::associated_allocator_t<Handler>;
+  allocator_type get_allocator() const noexcept { return asio::get_associated_allocator(handler); }
+
+  void operator()() {
+    std::apply([this](auto&... result) { std::move(handler)(std::move(result)...); }, results);
+  }
+
+  Handler handler;
+  Tuple results;
+};
+
+template <class Handler, class Tuple, class Executor>
+struct routed_handler : bound_handler<Handler, Tuple> {
+  using executor_type = asio::associated_executor_t<Handler, Executor>;
+  executor_type get_executor() const noexcept {
+    return asio::get_associated_executor(this->handler, executor);
+  }
+  Executor executor;
+};
+
+struct slot_handler {
+  std::shared_ptr<cancel_link> link;
+  void operator()(asio::cancellation_type_t type) const noexcept {
+    if (type != asio::cancellation_type::none) cancel(*link, type);
+  }
+};
+
+/// An operation with the handler, the executors and the arguments that belong to it.
+template <class Handler, class Executor, class Result, class Arguments>
+class bound_operation final : public Arguments::operation_type {
+ public:
+  using allocator_type = typename std::allocator_traits<
+      asio::associated_allocator_t<Handler>>::template rebind_alloc<bound_operation>;
+
+  static bound_operation* make(Handler&& handler, const Executor& executor, Arguments&& arguments) {
+    allocator_type allocator(asio::get_associated_allocator(handler));
+    bound_operation* self = std::allocator_traits<allocator_type>::allocate(allocator, 1);
+    try {
+      return ::new (static_cast<void*>(self))
+          bound_operation(std::move(handler), executor, std::move(arguments));
+    } catch (...) {
+      std::allocator_traits<allocator_type>::deallocate(allocator, self, 1);
+      throw;
+    }
+  }
+
+  void connect_slot() {
+    auto slot = asio::get_associated_cancellation_slot(handler_);
+    if (!slot.is_connected()) return;
+    link_ = std::make_shared<cancel_link>();
+    link_->target = this;
+    slot.assign(slot_handler{link_});
+  }
+
+ private:
+  using handler_executor = asio::associated_executor_t<Handler, Executor>;
+
+  bound_operation(Handler&& handler, const Executor& executor, Arguments&& arguments)
+      : handler_(std::move(handler)), executor_(executor), work_(executor_),
+        handler_work_(asio::get_associated_executor(handler_, executor_)),
+        arguments_(std::move(arguments)) {
+    arguments_.prepare(*this, asio::get_associated_allocator(handler_));
+    this->complete = &do_complete;
+    this->destroy = &do_destroy;
+  }
+
+  void disconnect_slot() noexcept {
+    if (!link_) return;
+    std::lock_guard lock(link_->mutex);
+    link_->target = nullptr;
+  }
+
+  static void release(bound_operation* self, const Handler& handler) noexcept {
+    allocator_type allocator(asio::get_associated_allocator(handler));
+    self->~bound_operation();
+    std::allocator_traits<allocator_type>::deallocate(allocator, self, 1);
+  }
+
+  static void do_complete(operation* base, operation::delivery how) {
+    auto* self = static_cast<bound_operation*>(base);
+    self->disconnect_slot();
+    // Both guards outlive the hand-over to the executor; the memory does not: the handler may want
+    // it again at once.
+    auto work = std::move(self->work_);
+    auto handler_work = std::move(self->handler_work_);
+    [[maybe_unused]] const Executor executor = self->executor_;
+    auto results = Result::take(*self);
+    Handler handler(std::move(self->handler_));
+    release(self, handler);
+    using results_type = decltype(results);
+#if ASIO_VERSION >= 102800
+    if (how == operation::delivery::immediate) {
+      auto immediate = asio::get_associated_immediate_executor(handler, executor);
+      asio::dispatch(immediate, routed_handler<Handler, results_type, Executor>{
+                                    {std::move(handler), std::move(results)}, executor});
+      return;
+    }
+#endif
+    static_cast<void>(how);
+    asio::post(handler_work.get_executor(),
+               bound_handler<Handler, results_type>{std::move(handler), std::move(results)});
+  }
+
+  static void do_destroy(operation* base) noexcept {
+    auto* self = static_cast<bound_operation*>(base);
+    self->disconnect_slot();
+    // The handler may own the last handle to what the operation refers to: it goes last.
+    auto work = std::move(self->work_);
+    auto handler_work = std::move(self->handler_work_);
+    Handler handler(std::move(self->handler_));
+    release(self, handler);
+  }
+
+  Handler handler_;
+  Executor executor_;
+  asio::executor_work_guard<Executor> work_;
+  asio::executor_work_guard<handler_executor> handler_work_;
+  Arguments arguments_;
+  std::shared_ptr<cancel_link> link_;
+};
+
+/// The initiation of every verb: binds the handler to an operation and starts it.
+template <class Executor, class Result>
+class initiate_verb {
+ public:
+  using executor_type = Executor;
+
+  initiate_verb(const Executor& executor, std::shared_ptr<engine> home,
+                std::shared_ptr<handle_state> handle)
+      : executor_(executor), home_(std::move(home)), handle_(std::move(handle)) {}
+
+  executor_type get_executor() const noexcept { return executor_; }
+
+  template <class Handler, class Arguments>
+  void operator()(Handler&& handler, Arguments arguments) const {
+    using operation_type = bound_operation<std::decay_t<Handler>, Executor, Result, Arguments>;
+    std::decay_t<Handler> owned(std::forward<Handler>(handler));
+    auto* op = operation_type::make(std::move(owned), executor_, std::move(arguments));
+    op->home = home_;
+    op->connect_slot();
+    if (start(*op, handle_)) op->complete(op, operation::delivery::immediate);
+  }
+
+ private:
+  Executor executor_;
+  std::shared_ptr<engine> home_;
+  std::shared_ptr<handle_state> handle_;
+};
+
+}  // namespace detail
+MAPIO_NAMESPACE_END
+
+#endif  // MAPIO_DETAIL_INITIATE_HPP

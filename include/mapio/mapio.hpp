@@ -1,0 +1,14 @@
+#ifndef MAPIO_MAPIO_HPP
+#define MAPIO_MAPIO_HPP
+
+/// @file
+/// Includes every public header of mapio.
+
+#include <mapio/backend.hpp>
+#include <mapio/error.hpp>
+#include <mapio/mapped_file.hpp>
+#include <mapio/mapping.hpp>
+#include <mapio/options.hpp>
+#include <mapio/region.hpp>
+
+#endif  // MAPIO_MAPIO_HPP

@@ -1,0 +1,487 @@
+#ifndef MAPIO_MAPPING_HPP
+#define MAPIO_MAPPING_HPP
+
+#include <mapio/detail/config.hpp>
+#include <mapio/error.hpp>
+#include <mapio/options.hpp>
+#include <mapio/region.hpp>
+
+#include <asio/buffer.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <iosfwd>
+#include <memory>
+#include <system_error>
+
+MAPIO_NAMESPACE_BEGIN
+
+namespace detail {
+class file_state;
+struct mapping_access;
+
+#if defined(_WIN32)
+using native_handle_type = void*;
+#else
+using native_handle_type = int;
+#endif
+
+[[noreturn]] MAPIO_DECL void throw_error(const std::error_code& error, const char* what);
+
+/// Why something failed, without what an error_code costs to make when nothing did: an errc, or one
+/// of these.
+using failure = errc;
+inline constexpr failure no_failure{};
+inline constexpr failure out_of_memory{1000};
+
+MAPIO_DECL std::error_code error_of(failure why) noexcept;
+[[noreturn]] MAPIO_DECL void throw_failure(failure why, const char* what);
+}  // namespace detail
+
+/// Maps a file and works on it with blocking calls; needs no executor.
+///
+/// A cheap copyable handle. Copies of an open handle share the file: close() closes it for all of
+/// them. Copying a handle that is not open shares nothing. Destroying the last handle closes the
+/// file without a flush; regions stay valid.
+///
+/// Each throwing call throws std::system_error with the code that its `std::error_code&` overload
+/// sets; those overloads clear the code on success.
+///
+/// @par Thread safety
+///   Different objects: any thread, copies included. One object: every member but open, assignment
+///   and destruction may be called from any thread at once. Overlapping updates are the caller's
+///   race; disjoint ones run without a lock.
+/// @par Example
+///   auto m = mapio::mapping::create("data", 1 << 20); m.update_region(0, asio::buffer("hi"));
+///   m.flush();
+class mapping {
+ public:
+  /// An int on POSIX, a HANDLE on Windows.
+  using native_handle_type = detail::native_handle_type;
+
+  /// Makes a closed handle.
+  mapping() noexcept = default;
+  /// Opens `path`, as open() does.
+  explicit mapping(const std::filesystem::path& path, const open_options& options = {}) {
+    open(path, options);
+  }
+  /// Opens `path`, as open() does.
+  mapping(const std::filesystem::path& path, const open_options& options, std::error_code& error) {
+    open(path, options, error);
+  }
+  mapping(const mapping&) noexcept = default;
+  mapping& operator=(const mapping&) noexcept = default;
+  /// Leaves `other` closed.
+  mapping(mapping&& other) noexcept = default;
+  /// Leaves `other` closed.
+  mapping& operator=(mapping&& other) noexcept = default;
+  /// Lets go of the file; never flushes.
+  ~mapping() = default;
+
+  /// Opens `path` for reading and writing and makes it `size` zero bytes long, replacing what was
+  /// there.
+  ///
+  /// @par Errors
+  ///   As open(). An existing file keeps its content when the new size is not to be had.
+  /// @par Example
+  ///   auto m = mapio::mapping::create("data", 4096);
+  static mapping create(const std::filesystem::path& path, std::uint64_t size) {
+    return mapping(
+        path,
+        {.mode = access::read_write, .create = disposition::create_or_truncate, .size = size});
+  }
+  /// Opens without throwing; returns a closed handle on error.
+  static mapping create(const std::filesystem::path& path, std::uint64_t size,
+                        std::error_code& error) {
+    return mapping(
+        path, {.mode = access::read_write, .create = disposition::create_or_truncate, .size = size},
+        error);
+  }
+
+  /// Maps a file that is open already, and takes it over: it is closed with the mapping.
+  ///
+  /// Only `mode`, `reserve`, `policy`, `touch`, `writes`, `preallocate`, `announce` and
+  /// `huge_pages` of the options matter. Flushes make its data and size durable; its name is the
+  /// caller's.
+  ///
+  /// @par Errors
+  ///   errc::unsupported for a handle in append mode; EACCES where it was not opened for what
+  ///   `mode` needs; as open() for what is not a regular file. After an error the handle is still
+  ///   the caller's.
+  /// @par Example
+  ///   auto m = mapio::mapping::adopt(fd, {.mode = mapio::access::read_write});
+  static mapping adopt(native_handle_type handle, const open_options& options) {
+    std::error_code error;
+    mapping result = adopt(handle, options, error);
+    if (error) detail::throw_error(error, "adopt");
+    return result;
+  }
+  /// Adopts without throwing; returns a closed handle on error.
+  MAPIO_DECL static mapping adopt(native_handle_type handle, const open_options& options,
+                                  std::error_code& error);
+
+  /// Unmaps the file and gives it back, open; every copy of this handle is closed then.
+  ///
+  /// @par Errors
+  ///   errc::pinned while a region lives or a verb is under way (the file stays open),
+  ///   errc::not_open.
+  /// @par Example
+  ///   int fd = m.release();
+  native_handle_type release() {
+    std::error_code error;
+    native_handle_type handle = release(error);
+    if (error) detail::throw_error(error, "release");
+    return handle;
+  }
+  /// Releases without throwing; returns -1 (an invalid handle on Windows) on error.
+  MAPIO_DECL native_handle_type release(std::error_code& error);
+
+  /// Opens and maps a regular file; lets go of what this handle had before.
+  ///
+  /// At completion the file is mapped and, with prefault::eager, resident. An empty file can be
+  /// opened, and grown.
+  ///
+  /// @par Errors
+  ///   The OS code of the call that failed; std::errc::is_a_directory; std::errc::no_such_device
+  ///   for what cannot be mapped (FIFO, socket, device); std::errc::invalid_argument for options
+  ///   that contradict each other; std::errc::file_too_large. After an error this handle is closed,
+  ///   a file that existed has its content and size, and a file that this call created is gone.
+  /// @par Example
+  ///   m.open("data", {.mode = mapio::access::read_write});
+  void open(const std::filesystem::path& path, const open_options& options = {}) {
+    std::error_code error;
+    open(path, options, error);
+    if (error) detail::throw_error(error, "open");
+  }
+  /// Opens without throwing.
+  MAPIO_DECL void open(const std::filesystem::path& path, const open_options& options,
+                       std::error_code& error);
+
+  /// Closes the file for every copy of this handle; does nothing on a closed one.
+  ///
+  /// Never flushes by itself and never waits for regions: the last one unmaps. Verbs under way
+  /// finish on the file as it was.
+  ///
+  /// @par Errors
+  ///   None: nothing that can fail is done to data.
+  /// @par Example
+  ///   m.flush(); m.close();
+  MAPIO_DECL void close();
+  /// Closes without throwing.
+  MAPIO_DECL void close(std::error_code& error);
+
+  /// Tells whether the file is open.
+  MAPIO_DECL bool is_open() const noexcept;
+  /// Returns the size of the file in bytes, as this library knows it; 0 when closed.
+  MAPIO_DECL std::uint64_t size() const noexcept;
+  /// Tells whether size() is 0.
+  bool empty() const noexcept { return size() == 0; }
+  /// Returns the bytes that the file can grow to without moving; 0 when closed.
+  MAPIO_DECL std::uint64_t capacity() const noexcept;
+  /// Returns the access it was opened with; read_only when closed.
+  MAPIO_DECL access mode() const noexcept;
+  /// Returns the path given to open; empty when closed or adopted.
+  MAPIO_DECL std::filesystem::path path() const;
+  /// Returns the flush policy it was opened with.
+  MAPIO_DECL flush_policy policy() const noexcept;
+  /// Returns the bytes of the pages that were stored to and not yet covered by a started sync.
+  MAPIO_DECL std::uint64_t pending_bytes() const noexcept;
+  /// Returns the file itself, still owned by the mapping; -1 (an invalid handle on Windows) when
+  /// closed.
+  MAPIO_DECL native_handle_type native_handle() const noexcept;
+
+  /// Shows [offset, offset + length) without copying; the region keeps it mapped.
+  ///
+  /// Takes no lock. The pages come in when they are touched; mapped_file::view brings them in
+  /// first.
+  ///
+  /// @param offset  Bytes from the start of the file; any alignment.
+  /// @param length  Bytes; 0 gives an empty region.
+  /// @par Errors
+  ///   errc::out_of_range, errc::not_open.
+  /// @par Example
+  ///   std::string_view text = m.view(0, m.size()).text();  // only while a region lives
+  region view(std::uint64_t offset, std::uint64_t length) const {
+    detail::failure why{};
+    region result = show(offset, length, why);
+    if (why != detail::no_failure) detail::throw_failure(why, "view");
+    return result;
+  }
+  /// Views without throwing; returns an empty region on error.
+  region view(std::uint64_t offset, std::uint64_t length, std::error_code& error) const {
+    detail::failure why{};
+    region result = show(offset, length, why);
+    error = detail::error_of(why);
+    return result;
+  }
+
+  /// Shows [offset, offset + length) for writing; its pages count as dirty until the region is
+  /// gone.
+  ///
+  /// @param offset  Bytes from the start of the file; any alignment.
+  /// @param length  Bytes; 0 gives an empty region.
+  /// @par Errors
+  ///   errc::read_only, errc::out_of_range, errc::not_open.
+  /// @par Example
+  ///   std::memset(m.mutable_view(0, 16).data(), 0, 16);
+  mutable_region mutable_view(std::uint64_t offset, std::uint64_t length) {
+    std::error_code error;
+    mutable_region result = mutable_view(offset, length, error);
+    if (error) detail::throw_error(error, "mutable_view");
+    return result;
+  }
+  /// Views without throwing; returns an empty region on error.
+  MAPIO_DECL mutable_region mutable_view(std::uint64_t offset, std::uint64_t length,
+                                         std::error_code& error);
+
+  /// Stores `buffers`, one after another, at `offset`; returns the bytes stored.
+  ///
+  /// Lock-free; concurrent calls for disjoint ranges scale. Short of errors the update is complete.
+  ///
+  /// @param offset   Bytes from the start of the file; any alignment.
+  /// @param buffers  A ConstBufferSequence; not kept. May be empty.
+  /// @par Errors
+  ///   errc::read_only, errc::out_of_range and errc::not_open store nothing. errc::page_fault: the
+  ///   file was truncated by somebody else or cannot be written there (a full disk under a hole);
+  ///   whole pages up to the fault are stored, and the error_code overload returns their bytes.
+  /// @par Example
+  ///   m.update_region(128, asio::buffer(record));
+  template <class ConstBufferSequence>
+  std::size_t update_region(std::uint64_t offset, const ConstBufferSequence& buffers) {
+    detail::failure why{};
+    const std::size_t stored =
+        each_buffer<asio::const_buffer>(offset, buffers, why, &mapping::store);
+    if (why != detail::no_failure) detail::throw_failure(why, "update_region");
+    return stored;
+  }
+  /// Updates without throwing.
+  template <class ConstBufferSequence>
+  std::size_t update_region(std::uint64_t offset, const ConstBufferSequence& buffers,
+                            std::error_code& error) {
+    detail::failure why{};
+    const std::size_t stored =
+        each_buffer<asio::const_buffer>(offset, buffers, why, &mapping::store);
+    error = detail::error_of(why);
+    return stored;
+  }
+
+  /// Copies from `offset` on into `buffers`, one after another; returns the bytes copied.
+  ///
+  /// @param offset   Bytes from the start of the file; any alignment.
+  /// @param buffers  A MutableBufferSequence; all of it is filled, or it is an error.
+  /// @par Errors
+  ///   errc::out_of_range and errc::not_open copy nothing. errc::page_fault: the file was truncated
+  ///   by somebody else or cannot be read there; the error_code overload returns the bytes of the
+  ///   whole pages that were copied.
+  /// @par Example
+  ///   std::array<char, 16> key; m.read_into(0, asio::buffer(key));
+  template <class MutableBufferSequence>
+  std::size_t read_into(std::uint64_t offset, const MutableBufferSequence& buffers) const {
+    detail::failure why{};
+    const std::size_t copied =
+        each_buffer<asio::mutable_buffer>(offset, buffers, why, &mapping::load);
+    if (why != detail::no_failure) detail::throw_failure(why, "read_into");
+    return copied;
+  }
+  /// Reads without throwing.
+  template <class MutableBufferSequence>
+  std::size_t read_into(std::uint64_t offset, const MutableBufferSequence& buffers,
+                        std::error_code& error) const {
+    detail::failure why{};
+    const std::size_t copied =
+        each_buffer<asio::mutable_buffer>(offset, buffers, why, &mapping::load);
+    error = detail::error_of(why);
+    return copied;
+  }
+
+  /// Makes everything written so far survive power loss; see flush_range().
+  void flush(durability level = durability::durable) {
+    std::error_code error;
+    flush(level, error);
+    if (error) detail::throw_error(error, "flush");
+  }
+  /// Flushes without throwing.
+  void flush(std::error_code& error) { flush(durability::durable, error); }
+  /// Flushes without throwing.
+  MAPIO_DECL void flush(durability level, std::error_code& error);
+
+  /// Makes every byte of [offset, offset + length) written so far survive power loss.
+  ///
+  /// Also makes the file's size and, if open may have created it, its name durable. Concurrent
+  /// calls, awaited ones included, share one sync. Neighbouring bytes of the same pages may be
+  /// written too. A clean range costs no I/O. Does nothing on read-only and copy-on-write mappings.
+  ///
+  /// @param offset  Bytes from the start of the file; any alignment.
+  /// @param length  Bytes; 0 returns at once with success.
+  /// @param level   durability::started only begins write-back.
+  /// @par Errors
+  ///   errc::out_of_range, errc::not_open, errc::flush_failed (an earlier sync failed), else the OS
+  ///   code; after an OS error the file is poisoned and nothing in the range may be assumed
+  ///   durable.
+  /// @par Example
+  ///   m.flush_range(0, 4096);
+  void flush_range(std::uint64_t offset, std::uint64_t length,
+                   durability level = durability::durable) {
+    std::error_code error;
+    flush_range(offset, length, level, error);
+    if (error) detail::throw_error(error, "flush_range");
+  }
+  /// Flushes without throwing.
+  void flush_range(std::uint64_t offset, std::uint64_t length, std::error_code& error) {
+    flush_range(offset, length, durability::durable, error);
+  }
+  /// Flushes without throwing.
+  MAPIO_DECL void flush_range(std::uint64_t offset, std::uint64_t length, durability level,
+                              std::error_code& error);
+
+  /// Makes the file `new_size` bytes long; new bytes read as zero.
+  ///
+  /// Growth inside capacity() does not move anything and disturbs nobody. Beyond it the mapping
+  /// moves.
+  ///
+  /// @param new_size  Bytes.
+  /// @par Errors
+  ///   errc::pinned: a region reaches into the part to be cut, or any region lives and the mapping
+  ///   would have to move; errc::read_only, errc::unsupported (copy-on-write), errc::not_open,
+  ///   std::errc::file_too_large, std::errc::no_space_on_device; else the OS code. After an error
+  ///   the size is what it was.
+  /// @par Example
+  ///   m.resize(m.size() + (1 << 20));
+  void resize(std::uint64_t new_size) {
+    std::error_code error;
+    resize(new_size, error);
+    if (error) detail::throw_error(error, "resize");
+  }
+  /// Resizes without throwing.
+  MAPIO_DECL void resize(std::uint64_t new_size, std::error_code& error);
+
+  /// Brings the whole file into memory.
+  void prefetch() {
+    std::error_code error;
+    prefetch(error);
+    if (error) detail::throw_error(error, "prefetch");
+  }
+  /// Prefetches without throwing.
+  MAPIO_DECL void prefetch(std::error_code& error);
+
+  /// Brings [offset, offset + length) into memory and returns when every page is resident and
+  /// mapped.
+  ///
+  /// @param offset  Bytes from the start of the file; any alignment.
+  /// @param length  Bytes; 0 returns at once with success.
+  /// @par Errors
+  ///   errc::out_of_range, errc::not_open; errc::page_fault where the file was truncated by
+  ///   somebody else.
+  /// @par Example
+  ///   m.prefetch(0, 1 << 20);
+  void prefetch(std::uint64_t offset, std::uint64_t length) {
+    std::error_code error;
+    prefetch(offset, length, error);
+    if (error) detail::throw_error(error, "prefetch");
+  }
+  /// Prefetches without throwing.
+  MAPIO_DECL void prefetch(std::uint64_t offset, std::uint64_t length, std::error_code& error);
+
+  /// Tells whether every page of [offset, offset + length) is in memory now; an empty range is.
+  ///
+  /// @par Errors
+  ///   errc::out_of_range, errc::not_open, errc::unsupported where the platform cannot tell.
+  /// @par Example
+  ///   if (!m.is_resident(0, 4096)) m.prefetch(0, 4096);
+  bool is_resident(std::uint64_t offset, std::uint64_t length) const {
+    std::error_code error;
+    const bool resident = is_resident(offset, length, error);
+    if (error) detail::throw_error(error, "is_resident");
+    return resident;
+  }
+  /// Asks without throwing; false on error.
+  MAPIO_DECL bool is_resident(std::uint64_t offset, std::uint64_t length,
+                              std::error_code& error) const;
+
+  /// Returns why the file is poisoned: the code of the sync that failed; no error if it is not.
+  MAPIO_DECL std::error_code flush_error() const noexcept;
+  /// Permits flushing again after a failed sync; makes nothing durable.
+  ///
+  /// Ranges that the failed sync covered still fail to flush until they are written again, since
+  /// the kernel may have reverted their content.
+  MAPIO_DECL void clear_flush_error();
+  /// Returns the counters of this file, all zero when closed.
+  MAPIO_DECL file_stats stats() const noexcept;
+
+  /// Tells whether both share one open file, or both are closed and never shared one.
+  friend bool operator==(const mapping& a, const mapping& b) noexcept {
+    return a.state_ == b.state_;
+  }
+  /// Prints path, mode, size and capacity, or "closed".
+  MAPIO_DECL friend std::ostream& operator<<(std::ostream& out, const mapping& m);
+
+ private:
+  friend struct detail::mapping_access;
+
+  MAPIO_DECL region show(std::uint64_t offset, std::uint64_t length,
+                         detail::failure& why) const noexcept;
+  MAPIO_DECL std::size_t store(std::uint64_t offset, asio::const_buffer bytes,
+                               detail::failure& why) const noexcept;
+  MAPIO_DECL std::size_t load(std::uint64_t offset, asio::mutable_buffer bytes,
+                              detail::failure& why) const noexcept;
+  MAPIO_DECL detail::failure check(std::uint64_t offset, std::uint64_t length) const noexcept;
+
+  // One buffer, the common case, goes straight through. Several are checked as a whole first, so
+  // that a range that does not fit stores nothing.
+  template <class Buffer, class Sequence>
+  std::size_t each_buffer(std::uint64_t offset, const Sequence& buffers, detail::failure& why,
+                          std::size_t (mapping::*copy)(std::uint64_t, Buffer, detail::failure&)
+                              const noexcept) const {
+    auto it = asio::buffer_sequence_begin(buffers);
+    const auto end = asio::buffer_sequence_end(buffers);
+    if (it == end) return (this->*copy)(offset, Buffer(), why);
+    const Buffer first(*it);
+    if (++it == end) return (this->*copy)(offset, first, why);
+    why = check(offset, asio::buffer_size(buffers));
+    if (why != detail::no_failure) return 0;
+    std::size_t done = (this->*copy)(offset, first, why);
+    for (; why == detail::no_failure && it != end; ++it)
+      done += (this->*copy)(offset + done, Buffer(*it), why);
+    return done;
+  }
+
+  std::shared_ptr<detail::file_state> state_;
+};
+
+/// Returns the size of a page of memory in bytes: what dirty tracking and residency count in.
+///
+/// @par Example
+///   auto rounded = (n + mapio::page_size() - 1) / mapio::page_size() * mapio::page_size();
+MAPIO_DECL std::size_t page_size() noexcept;
+
+/// Copies `n` bytes and survives a fault on either side; returns the bytes copied before it.
+///
+/// For bytes of a region that somebody outside may truncate away. After a fault the count is that
+/// of the bytes before the faulting page; bytes after it are untouched.
+///
+/// @par Thread safety
+///   Any thread; not from a signal handler.
+/// @par Example
+///   if (mapio::guarded_copy(buffer, r.data(), r.size()) < r.size()) { /* truncated */ }
+MAPIO_DECL std::size_t guarded_copy(void* destination, const void* source, std::size_t n) noexcept;
+
+/// Gives mapio the chance to handle a fault, for programs that install a SIGBUS handler of their
+/// own after mapio did.
+///
+/// Does not return if the fault was inside a copy that mapio guards; false means that it is not
+/// mapio's.
+///
+/// @param signal   The signal number, as the handler got it.
+/// @param info     The siginfo_t, as the handler got it.
+/// @param context  The ucontext_t, as the handler got it.
+/// @par Thread safety
+///   Async-signal-safe.
+/// @par Example
+///   void on_sigbus(int s, siginfo_t* i, void* c) { if (!mapio::handle_fault(s, i, c))
+///   std::abort(); }
+MAPIO_DECL bool handle_fault(int signal, void* info, void* context) noexcept;
+
+MAPIO_NAMESPACE_END
+
+#endif  // MAPIO_MAPPING_HPP

@@ -1,0 +1,167 @@
+#ifndef MAPIO_OPTIONS_HPP
+#define MAPIO_OPTIONS_HPP
+
+#include <mapio/detail/config.hpp>
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+
+MAPIO_NAMESPACE_BEGIN
+
+/// Says what a mapping may do with the file.
+enum class access {
+  read_only,      ///< Views and reads; every store is errc::read_only.
+  read_write,     ///< Stores reach the file.
+  copy_on_write,  ///< Stores stay private to this mapping and are lost with it; a flush does
+                  ///< nothing.
+};
+
+/// Says what to do about a file that exists, or does not.
+enum class disposition {
+  open_existing,   ///< Fails with ENOENT if there is no file.
+  open_or_create,  ///< Creates the file if there is none, without a race between the check and the
+                   ///< creation.
+  create_new,      ///< Fails with EEXIST if there is a file.
+  create_or_truncate,  ///< Leaves a file of open_options::size zero bytes, whatever was there
+                       ///< before.
+};
+
+/// Says what a flush promises.
+enum class durability {
+  durable,  ///< At completion the bytes survive power loss.
+  started,  ///< Write-back has begun; nothing is promised.
+};
+
+/// Says whether pages are brought in by open.
+enum class prefault {
+  never,  ///< Pages come in when they are needed.
+  eager,  ///< Open completes when every page of the file is resident.
+};
+
+/// Chooses how mapped_file::update_region moves bytes.
+enum class write_path {
+  automatic,  ///< A store where the page is known to be at hand, else a write through the file;
+              ///< never waits.
+  mapped,  ///< Always a store into the mapping, off the loop where the page may have to be waited
+           ///< for.
+  file,    ///< Always a write through the file, off the loop; the mapping is not touched.
+};
+
+/// Tells the kernel how a range will be used.
+enum class advice { normal, sequential, random, will_need, dont_need, cold, huge_pages };
+
+/// Says when writes become durable without an explicit flush.
+///
+/// A value type. In this version every policy is accepted and reported by policy(), and all behave
+/// like manual().
+///
+/// @par Example
+///   options.policy = mapio::flush_policy::every_bytes(1 << 20);
+class flush_policy {
+ public:
+  /// Names the kind of a policy.
+  enum class trigger : std::uint8_t { manual, always, bytes, writes, interval };
+
+  /// Flushes only when asked; the default.
+  static constexpr flush_policy manual() noexcept { return {trigger::manual, 0}; }
+  /// Completes update_region once its bytes are durable.
+  static constexpr flush_policy always() noexcept { return {trigger::always, 0}; }
+  /// Flushes once at least `bytes` bytes were written since the last flush.
+  static constexpr flush_policy every_bytes(std::uint64_t bytes) noexcept {
+    return {trigger::bytes, bytes};
+  }
+  /// Flushes once at least `writes` updates were made since the last flush.
+  static constexpr flush_policy every_writes(std::uint64_t writes) noexcept {
+    return {trigger::writes, writes};
+  }
+  /// Flushes when `interval` has passed since the first write after the last flush.
+  static constexpr flush_policy every(std::chrono::milliseconds interval) noexcept {
+    return {trigger::interval, static_cast<std::uint64_t>(interval.count())};
+  }
+
+  /// Makes the manual policy.
+  constexpr flush_policy() noexcept = default;
+
+  /// Returns what sets a flush off.
+  constexpr trigger kind() const noexcept { return kind_; }
+  /// Returns the threshold: bytes, writes or milliseconds, by kind(); 0 for manual and always.
+  constexpr std::uint64_t threshold() const noexcept { return threshold_; }
+
+  friend constexpr bool operator==(const flush_policy&, const flush_policy&) noexcept = default;
+
+ private:
+  constexpr flush_policy(trigger kind, std::uint64_t threshold) noexcept
+      : kind_(kind), threshold_(threshold) {}
+
+  trigger kind_ = trigger::manual;
+  std::uint64_t threshold_ = 0;
+};
+
+/// Collects what open and create can be told; the defaults open an existing file for reading.
+///
+/// Only read_write goes with a disposition that may create a file; another combination is
+/// std::errc::invalid_argument.
+///
+/// @par Example
+///   mapio::mapping log{"log", {.mode = mapio::access::read_write,
+///                              .create = mapio::disposition::open_or_create, .size = 1 << 20}};
+struct open_options {
+  access mode = access::read_only;
+  disposition create = disposition::open_existing;
+  /// Bytes of the file when this call creates it; 0 is fine. Ignored for a file that exists and is
+  /// kept.
+  std::uint64_t size = 0;
+  /// Bytes of address space to reserve for growth; 0 chooses (see docs/guarantees.md).
+  std::uint64_t reserve = 0;
+  flush_policy policy = flush_policy::manual();
+  prefault touch = prefault::never;
+  write_path writes = write_path::automatic;
+  /// Allocates blocks on create and grow, so that a full disk is an error_code there and not a
+  /// fault later.
+  bool preallocate = true;
+  /// Lets watchers in other processes see stores made through the mapping, once per flush, by
+  /// touching the file's mtime.
+  bool announce = true;
+  /// Asks for huge pages; best effort. In this version it is accepted without effect.
+  bool huge_pages = false;
+  /// false: a symbolic link as the last component of the path is an error (ELOOP).
+  bool follow_symlinks = true;
+  /// Permissions of a file that this call creates; the umask applies.
+  std::filesystem::perms permissions =
+      std::filesystem::perms::owner_read | std::filesystem::perms::owner_write;
+};
+
+/// Says what lies under a file, as far as durability is concerned.
+enum class medium {
+  local,            ///< A file system on a device of this machine.
+  network,          ///< A server keeps the bytes; their durability is its promise.
+  volatile_memory,  ///< Nothing survives power loss, though every flush succeeds (tmpfs,
+                    ///< hugetlbfs).
+  unknown,          ///< Not recognised.
+};
+
+/// Counts what happened to a mapped file since it was opened; all values only grow.
+struct file_stats {
+  std::uint64_t flush_calls = 0;  ///< flush and flush_range calls, both classes.
+  std::uint64_t syncs = 0;        ///< Syncs issued to the operating system.
+  std::uint64_t sync_waiters =
+      0;  ///< Flush calls that those syncs served; sync_waiters / syncs is the mean group.
+  std::uint64_t clean_flushes = 0;  ///< Flush calls that found everything durable and did no I/O.
+  std::uint64_t sync_failures = 0;  ///< Syncs that failed.
+  std::uint64_t bytes_dirtied = 0;  ///< Pages that went from clean to dirty, in bytes.
+  std::uint64_t stores =
+      0;  ///< Awaited updates that were stored into the mapping on the calling thread.
+  std::uint64_t worker_stores =
+      0;  ///< Awaited updates that were stored into the mapping by a worker.
+  std::uint64_t file_writes = 0;     ///< Awaited updates that went through the file.
+  std::uint64_t reads_at_once = 0;   ///< Awaited reads and views whose pages were resident.
+  std::uint64_t reads_off_loop = 0;  ///< Awaited reads and views that went off the loop.
+  std::uint64_t moves = 0;           ///< Times that growth moved the mapping to a new address.
+  std::uint64_t page_faults = 0;     ///< Faults that update_region and read_into survived.
+  mapio::medium medium = mapio::medium::unknown;  ///< What lies under the file.
+};
+
+MAPIO_NAMESPACE_END
+
+#endif  // MAPIO_OPTIONS_HPP

@@ -1,0 +1,177 @@
+#ifndef MAPIO_REGION_HPP
+#define MAPIO_REGION_HPP
+
+#include <mapio/detail/config.hpp>
+#include <mapio/detail/pin.hpp>
+
+#include <asio/buffer.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <utility>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail {
+struct region_access;
+}
+
+/// Shows a range of a mapped file and keeps it mapped, at this address, for as long as any copy
+/// lives.
+///
+/// Neither resize nor close nor the end of every other handle unmaps the bytes: the last copy does.
+/// It is an asio::const_buffer, so that sockets take it as it is and the write keeps the pin. The
+/// bytes are shared with everybody who stores to the file. If somebody outside truncates the file,
+/// touching the bytes beyond its end raises SIGBUS (docs/guarantees.md).
+///
+/// @par Thread safety
+///   Different objects, copies included: any thread. One object: like an int.
+/// @par Example
+///   mapio::region head = file.view(0, 4096); co_await asio::async_write(socket, head);
+class region : public asio::const_buffer {
+ public:
+  using value_type = std::byte;
+  using const_iterator = const std::byte*;
+
+  /// Makes an empty region that pins nothing.
+  region() noexcept = default;
+  region(const region&) = default;
+  region& operator=(const region&) = default;
+  /// Leaves `other` empty.
+  region(region&& other) noexcept
+      : const_buffer(std::exchange(other.buffer(), {})), pin_(std::move(other.pin_)),
+        offset_(std::exchange(other.offset_, 0)) {}
+  /// Drops what this region pinned and leaves `other` empty.
+  region& operator=(region&& other) noexcept {
+    buffer() = std::exchange(other.buffer(), {});
+    offset_ = std::exchange(other.offset_, 0);
+    pin_ = std::move(other.pin_);
+    return *this;
+  }
+  ~region() = default;
+
+  /// Returns the address of the first byte; null when empty.
+  const std::byte* data() const noexcept {
+    return static_cast<const std::byte*>(const_buffer::data());
+  }
+  /// Returns the position of the first byte in the file, in bytes.
+  std::uint64_t offset() const noexcept { return offset_; }
+  /// Tells whether there is not a single byte.
+  bool empty() const noexcept { return size() == 0; }
+  const std::byte* begin() const noexcept { return data(); }
+  const std::byte* end() const noexcept { return data() + size(); }
+  /// Returns the bytes; valid while a copy of this region lives.
+  std::span<const std::byte> bytes() const noexcept { return {data(), size()}; }
+  operator std::span<const std::byte>() const noexcept { return bytes(); }
+  /// Returns the bytes as text; valid while a copy of this region lives.
+  std::string_view text() const noexcept {
+    return {static_cast<const char*>(const_buffer::data()), size()};
+  }
+  /// Returns the part from `first` on, at most `count` bytes, with a pin of its own; clamps to what
+  /// is there.
+  region subregion(std::size_t first, std::size_t count = static_cast<std::size_t>(-1)) const {
+    region part = *this;
+    part += first;
+    part.buffer() = const_buffer(part.data(), count < part.size() ? count : part.size());
+    return part;
+  }
+  /// Moves the start forward by at most size() bytes; the pin stays as it is.
+  region& operator+=(std::size_t n) noexcept {
+    offset_ += n < size() ? n : size();
+    const_buffer::operator+=(n);
+    return *this;
+  }
+
+ private:
+  friend struct detail::region_access;
+  region(detail::pin pin, const std::byte* data, std::size_t size, std::uint64_t offset) noexcept
+      : const_buffer(data, size), pin_(std::move(pin)), offset_(offset) {}
+
+  const_buffer& buffer() noexcept { return *this; }
+
+  detail::pin pin_;
+  std::uint64_t offset_ = 0;
+};
+
+/// Shows a range of a mapped file for writing, and keeps it mapped, at this address, for as long as
+/// any copy lives.
+///
+/// Its pages count as dirty until the last copy is gone: every flush of them writes what is there,
+/// and a flush after the last copy is gone covers every store made through it. Stores raise SIGBUS
+/// where the file was truncated by somebody outside, or where a full disk cannot back a hole.
+///
+/// @par Thread safety
+///   Different objects, copies included: any thread. One object: like an int. Stores to the same
+///   bytes are the caller's race.
+/// @par Example
+///   auto header = file.mutable_view(0, 64); std::memcpy(header.data(), &h, sizeof h);
+class mutable_region : public asio::mutable_buffer {
+ public:
+  using value_type = std::byte;
+  using iterator = std::byte*;
+
+  /// Makes an empty region that pins nothing.
+  mutable_region() noexcept = default;
+  mutable_region(const mutable_region&) = default;
+  mutable_region& operator=(const mutable_region&) = default;
+  /// Leaves `other` empty.
+  mutable_region(mutable_region&& other) noexcept
+      : mutable_buffer(std::exchange(other.buffer(), {})), pin_(std::move(other.pin_)),
+        offset_(std::exchange(other.offset_, 0)) {}
+  /// Drops what this region pinned and leaves `other` empty.
+  mutable_region& operator=(mutable_region&& other) noexcept {
+    buffer() = std::exchange(other.buffer(), {});
+    offset_ = std::exchange(other.offset_, 0);
+    pin_ = std::move(other.pin_);
+    return *this;
+  }
+  ~mutable_region() = default;
+
+  /// Returns the address of the first byte; null when empty.
+  std::byte* data() const noexcept { return static_cast<std::byte*>(mutable_buffer::data()); }
+  /// Returns the position of the first byte in the file, in bytes.
+  std::uint64_t offset() const noexcept { return offset_; }
+  /// Tells whether there is not a single byte.
+  bool empty() const noexcept { return size() == 0; }
+  std::byte* begin() const noexcept { return data(); }
+  std::byte* end() const noexcept { return data() + size(); }
+  /// Returns the bytes; valid while a copy of this region lives.
+  std::span<std::byte> bytes() const noexcept { return {data(), size()}; }
+  operator std::span<std::byte>() const noexcept { return bytes(); }
+  operator std::span<const std::byte>() const noexcept { return bytes(); }
+  /// Moves the start forward by at most size() bytes; the pin stays as it is.
+  mutable_region& operator+=(std::size_t n) noexcept {
+    offset_ += n < size() ? n : size();
+    mutable_buffer::operator+=(n);
+    return *this;
+  }
+
+ private:
+  friend struct detail::region_access;
+  mutable_region(detail::pin pin, std::byte* data, std::size_t size, std::uint64_t offset) noexcept
+      : mutable_buffer(data, size), pin_(std::move(pin)), offset_(offset) {}
+
+  mutable_buffer& buffer() noexcept { return *this; }
+
+  detail::pin pin_;
+  std::uint64_t offset_ = 0;
+};
+
+namespace detail {
+/// Lets the library make regions without giving everybody the constructor.
+struct region_access {
+  static region make(pin p, const std::byte* data, std::size_t size,
+                     std::uint64_t offset) noexcept {
+    return {std::move(p), data, size, offset};
+  }
+  static mutable_region make(pin p, std::byte* data, std::size_t size,
+                             std::uint64_t offset) noexcept {
+    return {std::move(p), data, size, offset};
+  }
+};
+}  // namespace detail
+
+MAPIO_NAMESPACE_END
+
+#endif  // MAPIO_REGION_HPP

@@ -1,0 +1,572 @@
+#include "io_uring.hpp"
+
+#include "core/operation_list.hpp"
+#include "platform/platform.hpp"
+#include "thread_pool.hpp"
+
+#include <mapio/error.hpp>
+
+#include <asio/basic_waitable_timer.hpp>
+#include <asio/detail/scheduler.hpp>
+#include <asio/detail/scheduler_operation.hpp>
+#include <asio/error.hpp>
+#include <asio/execution.hpp>
+#include <asio/execution_context.hpp>
+#include <asio/posix/basic_stream_descriptor.hpp>
+
+#include <liburing.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <fcntl.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail {
+namespace {
+
+// Not in the headers of Debian 12.
+constexpr std::uint8_t opcode_ftruncate = 55;
+constexpr int madvise_populate_read = 22;
+
+constexpr unsigned default_entries = 256;
+constexpr unsigned completions_per_entry = 16;
+// The kernel's own limit, four per processor, would let a few slow syncs hold up everything else.
+constexpr unsigned kernel_workers = 64;
+// What one read or write moves at most: its length is 32 bits wide.
+constexpr std::size_t most_bytes = std::size_t{1} << 30;
+
+constexpr std::uint8_t place_queued = 2;
+constexpr std::uint8_t place_running = 3;
+
+/// Runs the reactor's completion where it is, on the thread of the context that found the ring
+/// readable. It only ever carries our own reaping, which calls no handler. Where Asio insists on a
+/// completion that does not run inside the initiating call (an error at once), it goes through the
+/// context's queue.
+class inline_executor {
+ public:
+  explicit inline_executor(asio::execution_context& context) noexcept : context_(&context) {}
+
+  asio::execution_context& query(asio::execution::context_t) const noexcept { return *context_; }
+  asio::execution::blocking_t query(asio::execution::blocking_t) const noexcept {
+    return never_blocks_ ? asio::execution::blocking_t(asio::execution::blocking.never)
+                         : asio::execution::blocking_t(asio::execution::blocking.possibly);
+  }
+  inline_executor require(asio::execution::blocking_t::never_t) const noexcept {
+    inline_executor other(*this);
+    other.never_blocks_ = true;
+    return other;
+  }
+  template <class Function>
+  void execute(Function&& function) const {
+    if (!never_blocks_) return std::forward<Function>(function)();
+    using queued = queued_function<std::decay_t<Function>>;
+    asio::use_service<asio::detail::scheduler>(*context_).post_immediate_completion(
+        new queued(std::forward<Function>(function)), false);
+  }
+
+  bool operator==(const inline_executor& other) const noexcept {
+    return context_ == other.context_ && never_blocks_ == other.never_blocks_;
+  }
+  bool operator!=(const inline_executor& other) const noexcept { return !(*this == other); }
+
+ private:
+  template <class Function>
+  struct queued_function final : asio::detail::scheduler_operation {
+    explicit queued_function(Function f) : scheduler_operation(&run), function(std::move(f)) {}
+    static void run(void* owner, scheduler_operation* base, const asio::error_code&, std::size_t) {
+      const std::unique_ptr<queued_function> self(static_cast<queued_function*>(base));
+      if (owner != nullptr) std::move(self->function)();
+    }
+    Function function;
+  };
+
+  asio::execution_context* context_;
+  bool never_blocks_ = false;
+};
+
+class ring final : public backend {
+ public:
+  explicit ring(asio::execution_context& context)
+      : scheduler_(asio::use_service<asio::detail::scheduler>(context)), executor_(context),
+        hook_(*this) {}
+  ~ring() override {
+    if (is_set_up_) io_uring_queue_exit(&ring_);
+  }
+
+  std::error_code set_up(unsigned entries, std::string& reason);
+
+  void submit(operation& op) noexcept override;
+  bool withdraw(operation& op, bool interrupt) noexcept override;
+  void shut_down() noexcept override;
+
+ private:
+  using descriptor = asio::posix::basic_stream_descriptor<inline_executor>;
+  using timer =
+      asio::basic_waitable_timer<std::chrono::steady_clock,
+                                 asio::wait_traits<std::chrono::steady_clock>, inline_executor>;
+
+  // Runs once per turn of the loop: whatever the handlers before it have started is submitted with
+  // one system call. Asio has no public way to post to a context without an executor of the user's,
+  // which may be gone long before the context.
+  struct submit_hook final : asio::detail::scheduler_operation {
+    explicit submit_hook(ring& r) : scheduler_operation(&run), self(r) {}
+    static void run(void* owner, scheduler_operation* base, const asio::error_code&, std::size_t) {
+      auto& r = static_cast<submit_hook*>(base)->self;
+      if (owner != nullptr) r.turn(wake::posted);
+    }
+    ring& self;
+  };
+  enum class wake { posted, readable, timer };
+
+  void turn(wake why) noexcept;
+  void post_hook() noexcept;
+  void fill_and_submit() noexcept;
+  bool submit_filled() noexcept;
+  void take_back(int error) noexcept;
+  void reap(operation_list& done) noexcept;
+  void arm() noexcept;
+  void retry_later() noexcept;
+  bool has_opcode(const operation& op) const noexcept;
+  void prepare(io_uring_sqe& sqe, operation& op);
+  void prepare_transfer(io_uring_sqe& sqe, operation& op, std::uint8_t opcode,
+                        std::uint8_t vector_opcode);
+  bool complete(operation& op, int result, operation_list& to_pool) noexcept;
+
+  asio::detail::scheduler& scheduler_;
+  inline_executor executor_;
+  thread_pool pool_;  // what has no opcode
+  io_uring ring_{};
+  bool is_set_up_ = false;
+  std::array<bool, 256> opcodes_{};
+
+  std::mutex mutex_;  // guards what follows, and the ring
+  submit_hook hook_;
+  bool hook_posted_ = false;
+  bool armed_ = false;
+  bool retrying_ = false;
+  bool stopping_ = false;
+  unsigned in_flight_ = 0;
+  operation_list queued_;
+  std::deque<std::array<iovec, 16>> vectors_;  // the kernel reads them until the submission
+  std::optional<descriptor> readable_;
+  std::optional<timer> retry_;
+};
+
+// --- setting up
+// ------------------------------------------------------------------------------------------------------------
+
+bool is_unavailable(int error) noexcept {
+  return error == ENOSYS || error == EPERM || error == EACCES;
+}
+
+std::error_code refuse(const char* call, int error, std::string& reason) {
+  const std::error_code code(error, std::system_category());
+  reason = std::string(call) + ": " + code.message();
+  return is_unavailable(error) ? make_error_code(errc::unsupported) : code;
+}
+
+std::error_code ring::set_up(unsigned entries, std::string& reason) {
+  if (entries == 0) entries = default_entries;
+  io_uring_params parameters{};
+  parameters.flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE;
+  parameters.cq_entries = entries * completions_per_entry;
+  if (const int r = io_uring_queue_init_params(entries, &ring_, &parameters); r < 0)
+    return refuse("io_uring_setup", -r, reason);
+  is_set_up_ = true;
+  constexpr unsigned needed =
+      IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_RW_CUR_POS;
+  if ((parameters.features & needed) != needed) {
+    reason = "io_uring_setup: the kernel is too old";
+    return errc::unsupported;
+  }
+
+  // A filter may let io_uring_setup pass and stop the others.
+  constexpr unsigned operations = 256;
+  std::vector<char> memory(sizeof(io_uring_probe) + operations * sizeof(io_uring_probe_op));
+  auto* probe = reinterpret_cast<io_uring_probe*>(memory.data());
+  if (const int r = io_uring_register_probe(&ring_, probe, operations); r < 0)
+    return r == -EINVAL ? refuse("io_uring_register", ENOSYS, reason)
+                        : refuse("io_uring_register", -r, reason);
+  for (unsigned i = 0; i < probe->ops_len; ++i)
+    opcodes_[probe->ops[i].op] = (probe->ops[i].flags & IO_URING_OP_SUPPORTED) != 0;
+  io_uring_prep_nop(io_uring_get_sqe(&ring_));
+  if (const int r = io_uring_submit_and_wait(&ring_, 1); r < 0)
+    return refuse("io_uring_enter", -r, reason);
+  io_uring_cqe* cqe = nullptr;
+  if (const int r = io_uring_wait_cqe(&ring_, &cqe); r < 0)
+    return refuse("io_uring_enter", -r, reason);
+  io_uring_cqe_seen(&ring_, cqe);
+
+  unsigned workers[2] = {kernel_workers, 0};
+  io_uring_register_iowq_max_workers(&ring_, workers);  // before Linux 5.15 the default stays
+
+  // The reactor closes what it is given; the ring keeps its own.
+  const int copy = ::fcntl(ring_.ring_fd, F_DUPFD_CLOEXEC, 0);
+  if (copy < 0) return refuse("fcntl", errno, reason);
+  asio::error_code error;
+  readable_.emplace(executor_);
+  readable_->assign(copy, error);
+  if (error) {
+    ::close(copy);
+    reason = "epoll: " + error.message();
+    return error;
+  }
+  retry_.emplace(executor_);
+  return {};
+}
+
+// --- submitting
+// ------------------------------------------------------------------------------------------------------------
+
+bool ring::has_opcode(const operation& op) const noexcept {
+  switch (op.what) {
+  case call::write_file:
+    return opcodes_[IORING_OP_WRITE] && opcodes_[IORING_OP_WRITEV];
+  case call::read_file:
+    return opcodes_[IORING_OP_READ] && opcodes_[IORING_OP_READV];
+  case call::sync:
+  case call::sync_name:
+    return opcodes_[IORING_OP_FSYNC];
+  case call::start_writeback:
+    return opcodes_[IORING_OP_SYNC_FILE_RANGE] && op.count <= 0xFFFFFFFF;
+  case call::populate:
+    return opcodes_[IORING_OP_MADVISE] && op.count <= 0xFFFFFFFF;
+  // With an address there is a page to be zeroed first.
+  case call::allocate:
+    return opcodes_[IORING_OP_FALLOCATE] && op.address == nullptr;
+  case call::truncate:
+    return opcodes_[opcode_ftruncate] && op.address == nullptr;
+  case call::work:
+  case call::announce:
+    return false;
+  }
+  return false;
+}
+
+void ring::submit(operation& op) noexcept {
+  if (!has_opcode(op)) return pool_.submit(op);
+  {
+    std::lock_guard lock(mutex_);
+    if (!stopping_) {
+      op.place = place_queued;
+      queued_.push(op);
+      post_hook();
+      return;
+    }
+  }
+  op.dropped = true;
+  op.done(&op);
+}
+
+void ring::post_hook() noexcept {
+  if (hook_posted_) return;
+  hook_posted_ = true;
+  scheduler_.post_immediate_completion(&hook_, false);
+}
+
+void ring::prepare_transfer(io_uring_sqe& sqe, operation& op, std::uint8_t opcode,
+                            std::uint8_t vector_opcode) {
+  std::uint64_t skip = op.transferred;
+  std::size_t first = 0;
+  while (skip >= op.buffers[first].size())
+    skip -= op.buffers[first++].size();
+  const auto* address = static_cast<const char*>(op.buffers[first].data()) + skip;
+  const std::size_t length =
+      std::min(op.buffers[first].size() - static_cast<std::size_t>(skip), most_bytes);
+  const std::uint64_t offset = op.at + op.transferred;
+  if (first + 1 == op.buffer_count || length == most_bytes) {
+    io_uring_prep_rw(opcode, &sqe, op.handle, address, static_cast<unsigned>(length), offset);
+    return;
+  }
+  auto& vector = vectors_.emplace_back();
+  vector[0] = {const_cast<char*>(address), length};
+  std::size_t used = 1;
+  for (std::size_t total = length; first + used < op.buffer_count && used < vector.size(); ++used) {
+    const asio::const_buffer& b = op.buffers[first + used];
+    total += b.size();
+    if (total > most_bytes) break;
+    vector[used] = {const_cast<void*>(b.data()), b.size()};
+  }
+  io_uring_prep_rw(vector_opcode, &sqe, op.handle, vector.data(), static_cast<unsigned>(used),
+                   offset);
+}
+
+void ring::prepare(io_uring_sqe& sqe, operation& op) {
+  switch (op.what) {
+  case call::write_file:
+    prepare_transfer(sqe, op, IORING_OP_WRITE, IORING_OP_WRITEV);
+    break;
+  case call::read_file:
+    prepare_transfer(sqe, op, IORING_OP_READ, IORING_OP_READV);
+    break;
+  case call::sync:
+    // liburing's helper leaves the range at 0, which is the whole file.
+    io_uring_prep_rw(IORING_OP_FSYNC, &sqe, op.handle, nullptr, static_cast<unsigned>(op.count),
+                     op.count == 0 ? 0 : op.at);
+    sqe.fsync_flags = IORING_FSYNC_DATASYNC;
+    break;
+  case call::sync_name:
+    io_uring_prep_fsync(&sqe, op.handle, 0);
+    break;
+  case call::start_writeback:
+    io_uring_prep_rw(IORING_OP_SYNC_FILE_RANGE, &sqe, op.handle, nullptr,
+                     static_cast<unsigned>(op.count), op.at);
+    sqe.sync_range_flags = SYNC_FILE_RANGE_WRITE;
+    break;
+  case call::populate:
+    io_uring_prep_rw(IORING_OP_MADVISE, &sqe, -1, op.address, static_cast<unsigned>(op.count), 0);
+    sqe.fadvise_advice = madvise_populate_read;
+    break;
+  case call::allocate:
+    // The length travels in the address, the mode in the length.
+    io_uring_prep_rw(IORING_OP_FALLOCATE, &sqe, op.handle, nullptr, 0, op.at);
+    sqe.addr = op.count;
+    break;
+  case call::truncate:
+    io_uring_prep_rw(opcode_ftruncate, &sqe, op.handle, nullptr, 0, op.at);
+    break;
+  case call::work:
+  case call::announce:
+    break;
+  }
+  io_uring_sqe_set_data(&sqe, &op);
+}
+
+// Submits what is filled in; false: the kernel cannot take it now.
+bool ring::submit_filled() noexcept {
+  while (io_uring_sq_ready(&ring_) != 0) {
+    const int r = io_uring_submit(&ring_);
+    if (r > 0 || r == -EINTR) continue;
+    if (r < 0 && r != -EAGAIN && r != -EBUSY)
+      take_back(-r);
+    else if (r <= 0)
+      return false;
+  }
+  vectors_.clear();
+  return true;
+}
+
+// The kernel refuses for good (a filter installed later, say): the pool does what was filled in.
+void ring::take_back(int) noexcept {
+  io_uring_sq& sq = ring_.sq;
+  unsigned head = *sq.khead;
+  const unsigned tail = *sq.ktail;
+  for (; head != tail; ++head) {
+    auto* op = reinterpret_cast<operation*>(sq.sqes[head & *sq.kring_mask].user_data);
+    --in_flight_;
+    if (op == nullptr) continue;
+    op->place = 0;
+    pool_.submit(*op);
+  }
+  *sq.ktail = *sq.khead;
+  sq.sqe_head = sq.sqe_tail = *sq.khead;
+}
+
+void ring::fill_and_submit() noexcept {
+  const unsigned most = ring_.cq.ring_entries;
+  while (!queued_.empty() && in_flight_ < most) {
+    io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
+    if (sqe == nullptr) {
+      if (!submit_filled()) break;
+      continue;
+    }
+    operation* op = queued_.pop();
+    op->place = place_running;
+    op->handover.store(1, std::memory_order_release);
+    prepare(*sqe, *op);
+    ++in_flight_;
+  }
+  if (!submit_filled()) retry_later();
+}
+
+// Nothing spins: with something in flight its completion is the next occasion, else a timer is.
+void ring::retry_later() noexcept {
+  if (retrying_ || in_flight_ > io_uring_sq_ready(&ring_)) return;
+  retrying_ = true;
+  retry_->expires_after(std::chrono::milliseconds(1));
+  retry_->async_wait([this](const asio::error_code& error) {
+    if (!error) turn(wake::timer);
+  });
+}
+
+// --- reaping
+// ---------------------------------------------------------------------------------------------------------------
+
+// True: `op` is done. False: it is on its way again.
+bool ring::complete(operation& op, int result, operation_list& to_pool) noexcept {
+  if (result >= 0) {
+    if (op.what != call::write_file && op.what != call::read_file) return true;
+    op.transferred += static_cast<std::uint64_t>(result);
+    if (result == 0 || op.transferred >= op.count) return true;
+    if (op.cancel_requested.load(std::memory_order_relaxed)) {
+      op.error = asio::error::operation_aborted;
+      return true;
+    }
+    op.place = place_queued;
+    queued_.push(op);
+    return false;
+  }
+  switch (-result) {
+  case ECANCELED:
+  case EINTR:
+    if (op.cancel_requested.load(std::memory_order_relaxed)) {
+      op.error = asio::error::operation_aborted;
+      return true;
+    }
+    // The thread that submitted it has ended, and the kernel cancelled what it left behind. Nobody
+    // asked for that.
+    op.place = place_queued;
+    queued_.push(op);
+    return false;
+  case EAGAIN:
+  case EINVAL:
+  case EOPNOTSUPP:
+    // This kernel has the opcode and not this use of it; if the system call fails too, that is the
+    // answer.
+  case EFAULT:
+    // The kernel's workers belong to the thread that submitted. When it ends, they cannot bring in
+    // a page of the buffer any more, and say so with this. The pool finds out whether it is true.
+    to_pool.push(op);
+    return false;
+  default:
+    break;
+  }
+  op.error = {-result, std::system_category()};
+  return true;
+}
+
+void ring::reap(operation_list& done) noexcept {
+  operation_list to_pool;
+  for (;;) {
+    std::array<io_uring_cqe*, 64> cqes;
+    const unsigned n =
+        io_uring_peek_batch_cqe(&ring_, cqes.data(), static_cast<unsigned>(cqes.size()));
+    if (n == 0) break;
+    for (unsigned i = 0; i < n; ++i) {
+      --in_flight_;
+      auto* op = static_cast<operation*>(io_uring_cqe_get_data(cqes[i]));
+      if (op == nullptr) continue;  // the answer to a cancellation
+      // ThreadSanitizer does not see that the kernel handed the operation from the submitting
+      // thread to this one.
+      static_cast<void>(op->handover.load(std::memory_order_acquire));
+      op->place = 0;
+      if (complete(*op, cqes[i]->res, to_pool)) done.push(*op);
+    }
+    io_uring_cq_advance(&ring_, n);
+  }
+  while (operation* op = to_pool.pop())
+    pool_.submit(*op);
+}
+
+// The wait is there only while something is in flight: it counts as work, and would keep run() from
+// returning.
+void ring::arm() noexcept {
+  if (in_flight_ == 0) {
+    asio::error_code ignored;
+    if (armed_) readable_->cancel(ignored);
+    return;
+  }
+  if (armed_) return;
+  armed_ = true;
+  readable_->async_wait(descriptor::wait_read,
+                        [this](const asio::error_code&) { turn(wake::readable); });
+}
+
+void ring::turn(wake why) noexcept {
+  operation_list done;
+  {
+    std::lock_guard lock(mutex_);
+    switch (why) {
+    case wake::posted:
+      hook_posted_ = false;
+      break;
+    case wake::readable:
+      armed_ = false;
+      break;
+    case wake::timer:
+      retrying_ = false;
+      break;
+    }
+    if (stopping_) return;
+    reap(done);
+    fill_and_submit();
+    // What the kernel could answer at once is there already.
+    reap(done);
+    if (!queued_.empty() && in_flight_ == 0 && !retrying_) post_hook();
+    arm();
+  }
+  while (operation* op = done.pop())
+    op->done(op);
+}
+
+// --- ending
+// ----------------------------------------------------------------------------------------------------------------
+
+bool ring::withdraw(operation& op, bool interrupt) noexcept {
+  if (pool_.withdraw(op, interrupt)) return true;
+  std::lock_guard lock(mutex_);
+  if (op.place == place_queued && queued_.remove(op)) {
+    op.place = 0;
+    return true;
+  }
+  if (op.place != place_running || !interrupt) return false;
+  io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
+  if (sqe == nullptr && submit_filled()) sqe = io_uring_get_sqe(&ring_);
+  if (sqe == nullptr) return false;  // it will end by itself
+  // Should the operation end before this is read, its address may belong to a later one: whose own
+  // entry comes later too.
+  io_uring_prep_cancel(sqe, &op, 0);
+  io_uring_sqe_set_data(sqe, nullptr);
+  ++in_flight_;
+  if (!stopping_) post_hook();
+  return false;
+}
+
+void ring::shut_down() noexcept {
+  operation_list done;
+  {
+    std::unique_lock lock(mutex_);
+    if (stopping_) return;
+    stopping_ = true;
+    while (in_flight_ != 0) {
+      // The kernel may still write to memory of ours: nothing is let go of before every answer is
+      // here.
+      const int r = io_uring_submit_and_wait(&ring_, 1);
+      if (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY) take_back(-r);
+      reap(done);
+    }
+    while (operation* op = queued_.pop()) {
+      op->place = 0;
+      op->dropped = true;
+      done.push(*op);
+    }
+    readable_.reset();
+    retry_.reset();
+  }
+  while (operation* op = done.pop())
+    op->done(op);
+  pool_.shut_down();
+}
+
+}  // namespace
+
+std::unique_ptr<backend> make_io_uring(asio::execution_context& context, std::string& reason,
+                                       std::error_code& error, unsigned entries) {
+  auto result = std::make_unique<ring>(context);
+  error = result->set_up(entries, reason);
+  if (error) return nullptr;
+  return result;
+}
+
+}  // namespace detail
+MAPIO_NAMESPACE_END

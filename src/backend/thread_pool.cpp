@@ -1,0 +1,94 @@
+#include "thread_pool.hpp"
+
+#include "platform/platform.hpp"
+
+#include <utility>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail {
+namespace {
+
+constexpr std::uint8_t queued = 1;
+
+}  // namespace
+
+thread_pool::thread_pool(unsigned threads) : most_threads_(threads) {
+  threads_.reserve(threads);
+}
+
+thread_pool::~thread_pool() {
+  shut_down();
+}
+
+void thread_pool::submit(operation& op) noexcept {
+  bool refused = false;
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_) {
+      refused = true;
+      op.dropped = true;
+    } else {
+      op.place = queued;
+      queue_.push(op);
+      ++queued_;
+      if (idle_ >= queued_) {
+        wake_.notify_one();
+      } else if (threads_.size() < most_threads_) {
+        try {
+          threads_.emplace_back([this] { run(); });
+        } catch (const std::system_error& e) {
+          if (threads_.empty()) {
+            // Not even one thread to be had.
+            queue_.remove(op);
+            --queued_;
+            refused = true;
+            op.error = e.code();
+          }
+        }
+      }
+    }
+  }
+  if (refused) op.done(&op);
+}
+
+bool thread_pool::withdraw(operation& op, bool) noexcept {
+  std::lock_guard lock(mutex_);
+  if (op.place != queued || !queue_.remove(op)) return false;
+  op.place = 0;
+  --queued_;
+  return true;
+}
+
+void thread_pool::run() noexcept {
+  platform::block_signals();
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    ++idle_;
+    wake_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+    --idle_;
+    operation* op = queue_.pop();
+    if (op == nullptr) return;
+    --queued_;
+    op->place = 0;
+    if (stopping_) op->dropped = true;
+    lock.unlock();
+    if (!op->dropped) platform::perform(*op);
+    op->done(op);
+    lock.lock();
+  }
+}
+
+void thread_pool::shut_down() noexcept {
+  std::vector<std::thread> threads;
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+    wake_.notify_all();
+    threads.swap(threads_);
+  }
+  for (std::thread& thread : threads)
+    thread.join();
+}
+
+}  // namespace detail
+MAPIO_NAMESPACE_END

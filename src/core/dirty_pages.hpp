@@ -1,0 +1,85 @@
+#ifndef MAPIO_SRC_CORE_DIRTY_PAGES_HPP
+#define MAPIO_SRC_CORE_DIRTY_PAGES_HPP
+
+#include "platform/platform.hpp"
+
+#include <mapio/detail/config.hpp>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail {
+
+/// One bit per page: written, and not yet covered by a sync that started later. The memory is taken
+/// from the OS and costs only what is touched: 8 bytes of it stand for 64 pages.
+///
+/// Write side, lock-free: store first, then mark(). Where the flush side has a barrier that reaches
+/// into running threads (platform::heavy_barrier), a mark that finds its bit set may leave it at
+/// that: if the flush side clears the bit after that look, its barrier comes after the store and
+/// before its sync.
+class dirty_pages {
+ public:
+  /// The bits that a cut took, for putting them back.
+  struct taken {
+    std::size_t word;
+    std::uint64_t bits;
+  };
+
+  dirty_pages() = default;
+  dirty_pages(const dirty_pages&) = delete;
+  dirty_pages& operator=(const dirty_pages&) = delete;
+  ~dirty_pages();
+
+  /// Provides bits for `bytes` bytes of file; false: no memory.
+  bool reserve(std::uint64_t bytes) noexcept;
+
+  /// Marks the pages of [begin, end); call after the store.
+  void mark(std::uint64_t begin, std::uint64_t end) noexcept {
+    // Keeps the compiler from moving the look at the bit before the store.
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    if (platform::has_heavy_barrier()) {
+      const std::uint64_t first = begin >> shift_;
+      const std::uint64_t last = (end - 1) >> shift_;
+      const std::uint64_t mask =
+          (~std::uint64_t{0} << first % 64) & (~std::uint64_t{0} >> (63 - last % 64));
+      if (first / 64 == last / 64 &&
+          (words_[first / 64].load(std::memory_order_relaxed) & mask) == mask)
+        return;
+    }
+    mark_each(begin, end);
+  }
+  bool any(std::uint64_t begin, std::uint64_t end) const noexcept;
+  bool all(std::uint64_t begin, std::uint64_t end) const noexcept;
+  std::uint64_t count(std::uint64_t begin, std::uint64_t end) const noexcept;
+
+  /// Clears the pages of [begin, end) and appends what was set to `cut`; one flush at a time.
+  void take(std::uint64_t begin, std::uint64_t end, std::vector<taken>& cut);
+  void put_back(const std::vector<taken>& cut) noexcept;
+  void clear(std::uint64_t begin, std::uint64_t end) noexcept;
+  /// Copies the bits of `other`, whose pages nobody marks meanwhile.
+  void copy(const dirty_pages& other) noexcept;
+  /// Pages that went from clean to dirty so far.
+  std::uint64_t marked() const noexcept { return marked_.load(std::memory_order_relaxed); }
+
+  /// First page and one past the last page of a range of bytes.
+  static std::uint64_t first_page(std::uint64_t begin) noexcept;
+  static std::uint64_t last_page(std::uint64_t end) noexcept;
+
+ private:
+  void mark_each(std::uint64_t begin, std::uint64_t end) noexcept;
+  template <class Each>
+  void each_word(std::uint64_t begin, std::uint64_t end, Each each) const;
+
+  std::atomic<std::uint64_t>* words_ = nullptr;
+  std::size_t size_ = 0;  // in words
+  unsigned shift_ = 12;   // of a page
+  std::atomic<std::uint64_t> marked_{0};
+};
+
+}  // namespace detail
+MAPIO_NAMESPACE_END
+
+#endif  // MAPIO_SRC_CORE_DIRTY_PAGES_HPP

@@ -1,0 +1,233 @@
+#include "engine.hpp"
+
+#include "file_state.hpp"
+#include "platform/platform.hpp"
+
+#include <asio/error.hpp>
+
+#include <utility>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail {
+
+namespace {
+std::uint64_t next_engine_id() noexcept {
+  static std::atomic<std::uint64_t> last{0};
+  return last.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+}  // namespace
+
+engine::engine(asio::execution_context& context)
+    : context_(context), generation_(platform::fork_generation()), id_(next_engine_id()) {}
+
+engine::~engine() = default;
+
+void engine::use(backend_kind kind) {
+  std::lock_guard lock(start_mutex_);
+  if (started_.load(std::memory_order_relaxed) != nullptr)
+    throw std::system_error(make_error_code(std::errc::device_or_resource_busy),
+                            "mapio::use_backend: the context has an engine already");
+  std::unique_ptr<backend> chosen;
+  // Made here, so that what cannot be had is reported here.
+  if (kind != backend_kind::automatic) chosen = make_backend(kind);
+  if (backend_) backend_->shut_down();
+  backend_ = std::move(chosen);
+}
+
+void engine::start() {
+  if (started_.load(std::memory_order_relaxed) != nullptr) return;
+  if (!backend_) backend_ = make_backend(backend_kind::automatic);
+  started_.store(backend_.get(), std::memory_order_release);
+}
+
+std::error_code engine::ensure_started() noexcept {
+  if (started_.load(std::memory_order_acquire) != nullptr) return {};
+  try {
+    std::lock_guard lock(start_mutex_);
+    start();
+  } catch (const std::system_error& e) {
+    return e.code();
+  } catch (...) {
+    return make_error_code(std::errc::not_enough_memory);
+  }
+  return {};
+}
+
+backend_info engine::info() {
+  std::lock_guard lock(start_mutex_);
+  start();
+  return info_;
+}
+
+bool engine::is_foreign() const noexcept {
+  return generation_ != platform::fork_generation();
+}
+
+void engine::submit(operation& op) noexcept {
+  started_.load(std::memory_order_acquire)->submit(op);
+}
+
+bool engine::enroll(operation& op) noexcept {
+  std::lock_guard lock(mutex_);
+  if (stopping_) return false;
+  op.enrolled = true;
+  op.previous_enrolled = nullptr;
+  op.next_enrolled = enrolled_;
+  if (enrolled_ != nullptr) enrolled_->previous_enrolled = &op;
+  enrolled_ = &op;
+  return true;
+}
+
+void engine::forget(operation& op) noexcept {
+  std::lock_guard lock(mutex_);
+  retire(op);
+}
+
+void engine::retire(operation& op) noexcept {
+  if (!op.enrolled) return;
+  op.enrolled = false;
+  (op.previous_enrolled != nullptr ? op.previous_enrolled->next_enrolled : enrolled_) =
+      op.next_enrolled;
+  if (op.next_enrolled != nullptr) op.next_enrolled->previous_enrolled = op.previous_enrolled;
+}
+
+void engine::deliver(operation& op) noexcept {
+  // Another context's thread may deliver here while this context is being destroyed: shut_down()
+  // waits for it.
+  const std::shared_ptr<engine> keep = shared_from_this();
+  bool stopping = false;
+  {
+    std::lock_guard lock(mutex_);
+    retire(op);
+    stopping = stopping_;
+    ++delivering_;
+  }
+  if (stopping)
+    op.destroy(&op);
+  else
+    op.complete(&op, operation::delivery::post);
+  std::lock_guard lock(mutex_);
+  --delivering_;
+  if (stopping_) idle_.notify_all();
+}
+
+struct engine::withdrawn_lists {
+  void add(operation& op, withdrawal from) noexcept {
+    if (from == withdrawal::from_file) from_file.push(op);
+    if (from == withdrawal::from_queue) from_queue.push(op);
+  }
+  operation_list from_file;
+  operation_list from_queue;
+};
+
+engine::withdrawal engine::withdraw(operation& op, bool interrupt) noexcept {
+  if (op.is_final.load(std::memory_order_relaxed)) return withdrawal::none;
+  if (interrupt) op.cancel_requested.store(true, std::memory_order_relaxed);
+  if (op.file && op.file->withdraw(op)) return withdrawal::from_file;
+  backend* const started = started_.load(std::memory_order_acquire);
+  return started != nullptr && started->withdraw(op, interrupt) ? withdrawal::from_queue
+                                                                : withdrawal::none;
+}
+
+engine::withdrawal engine::cancel(operation& op, bool only_waiting) noexcept {
+  std::lock_guard lock(mutex_);
+  return op.enrolled ? withdraw(op, !only_waiting) : withdrawal::none;
+}
+
+void engine::end_withdrawn(operation& op, withdrawal from) noexcept {
+  op.error = asio::error::operation_aborted;
+  if (from == withdrawal::from_file) finish(op);
+  if (from == withdrawal::from_queue) op.done(&op);
+}
+
+void engine::end_all(withdrawn_lists& lists) noexcept {
+  while (operation* op = lists.from_file.pop())
+    end_withdrawn(*op, withdrawal::from_file);
+  while (operation* op = lists.from_queue.pop())
+    end_withdrawn(*op, withdrawal::from_queue);
+}
+
+void engine::cancel_if(bool (*match)(const operation&, const void*), const void* what) noexcept {
+  withdrawn_lists withdrawn;
+  {
+    std::lock_guard lock(mutex_);
+    for (operation* it = enrolled_; it != nullptr; it = it->next_enrolled)
+      if (match(*it, what)) withdrawn.add(*it, withdraw(*it, true));
+  }
+  end_all(withdrawn);
+}
+
+bool engine::run_in_background(operation& op) noexcept {
+  if (is_foreign() || ensure_started()) return false;
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_) return false;
+    ++background_;
+  }
+  submit(op);
+  std::lock_guard lock(mutex_);
+  --background_;
+  if (stopping_) idle_.notify_all();
+  return true;
+}
+
+void engine::shut_down() noexcept {
+  if (is_foreign()) {
+    // Neither threads nor ring are ours, and a lock may have been held at the fork: all of it goes
+    // with the child.
+    static_cast<void>(backend_.release());
+    return;
+  }
+  withdrawn_lists withdrawn;
+  {
+    std::unique_lock lock(mutex_);
+    if (stopping_) return;
+    stopping_ = true;
+    for (operation* it = enrolled_; it != nullptr; it = it->next_enrolled)
+      withdrawn.add(*it, withdraw(*it, true));
+    idle_.wait(lock, [this] { return background_ == 0; });
+  }
+  end_all(withdrawn);
+  if (backend_) backend_->shut_down();
+  std::unique_lock lock(mutex_);
+  // What is still enrolled was just taken from its place by another thread, which is about to
+  // deliver it.
+  idle_.wait(lock, [this] { return enrolled_ == nullptr && delivering_ == 0; });
+}
+
+void blocking_performer::run() noexcept {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    wake_.wait(lock, [this] { return finished_ || !calls_.empty(); });
+    operation* op = calls_.pop();
+    if (op == nullptr) return;
+    lock.unlock();
+    platform::perform(*op);
+    op->done(op);
+    lock.lock();
+  }
+}
+
+void let_go(operation& op) noexcept {
+  op.range = pin();
+  if (op.use != nullptr) std::exchange(op.use, nullptr)->release();
+}
+
+void finish(operation& op) noexcept {
+  let_go(op);
+  std::shared_ptr<file_state> resized;
+  if (op.kind == verb::resize) resized = op.file;
+  if (op.home)
+    op.home->deliver(op);
+  else
+    op.complete(&op, operation::delivery::post);
+  if (resized) resized->continue_resizes();
+}
+
+void finish(operation_list list) noexcept {
+  while (operation* op = list.pop())
+    finish(*op);
+}
+
+}  // namespace detail
+MAPIO_NAMESPACE_END

@@ -1,0 +1,292 @@
+#include "extent.hpp"
+
+#include "engine.hpp"
+#include "file_state.hpp"
+#include "platform/platform.hpp"
+
+#include <array>
+#include <new>
+#include <thread>
+#include <utility>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail {
+
+// --- shared_resource
+// -------------------------------------------------------------------------------------------------------
+
+struct shared_resource::background_disposal final : operation {
+  explicit background_disposal(shared_resource& r) noexcept : resource(r) {
+    what = call::work;
+    work = [](operation* op) noexcept {
+      static_cast<background_disposal*>(op)->resource.dispose();
+    };
+    done = [](operation* op) noexcept {
+      auto* self = static_cast<background_disposal*>(op);
+      if (self->dropped) self->resource.dispose();
+      delete self;
+    };
+  }
+  shared_resource& resource;
+};
+
+shared_resource::~shared_resource() = default;
+
+void shared_resource::dispose_on(const std::shared_ptr<engine>& home) noexcept {
+  std::lock_guard lock(home_mutex_);
+  home_ = home;
+}
+
+bool shared_resource::try_retain() noexcept {
+  std::uint64_t users = users_.load(std::memory_order_relaxed);
+  while (users != 0)
+    if (users_.compare_exchange_weak(users, users + 1, std::memory_order_acquire,
+                                     std::memory_order_relaxed))
+      return true;
+  return false;
+}
+
+void shared_resource::release(bool here) noexcept {
+  if (users_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  std::shared_ptr<engine> home;
+  if (!here) {
+    std::lock_guard lock(home_mutex_);
+    home = home_.lock();
+  }
+  if (home) {
+    if (auto* disposal = new (std::nothrow) background_disposal(*this)) {
+      if (home->run_in_background(*disposal)) return;
+      delete disposal;
+    }
+  }
+  dispose();
+}
+
+void shared_resource::dispose() noexcept {
+  let_go();
+  drop();
+}
+
+void shared_resource::drop() noexcept {
+  if (holders_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+}
+
+// --- shared_handle
+// ---------------------------------------------------------------------------------------------------------
+
+native_handle_type shared_handle::detach() noexcept {
+  return std::exchange(handle_, platform::no_handle);
+}
+
+void shared_handle::let_go() noexcept {
+  if (handle_ != platform::no_handle) platform::close(handle_);
+}
+
+// --- extent: slots
+// ---------------------------------------------------------------------------------------------------------
+
+namespace {
+
+constexpr std::size_t probes = 16;
+
+std::size_t first_hint() noexcept {
+  // Threads begin on cache lines of their own.
+  static std::atomic<std::size_t> threads{0};
+  return threads.fetch_add(8, std::memory_order_relaxed) + 1;
+}
+
+}  // namespace
+
+constinit thread_local std::size_t extent::slot_hint = 0;
+
+template <class Each>
+void extent::each_slot(Each each) const noexcept {
+  for (slot_block* block = newest_.load(std::memory_order_acquire); block != nullptr;
+       block = block->older)
+    for (std::size_t i = 0; i < block->size; ++i) {
+      std::uint64_t word = block->slots[i].word.load(std::memory_order_seq_cst);
+      while ((word & pin_slot::claiming) != 0) {
+        // Its owner is between two stores.
+        std::this_thread::yield();
+        word = block->slots[i].word.load(std::memory_order_seq_cst);
+      }
+      each(block->slots[i], word);
+    }
+}
+
+pin_slot* extent::claim_elsewhere() noexcept {
+  if (slot_hint == 0) slot_hint = first_hint();
+  for (;;) {
+    slot_block* const newest = newest_.load(std::memory_order_acquire);
+    for (slot_block* block = newest; block != nullptr; block = block->older)
+      for (std::size_t i = slot_hint; i < slot_hint + probes; ++i) {
+        pin_slot& slot = block->at(i);
+        std::uint64_t expected = 0;
+        if (slot.word.load(std::memory_order_relaxed) == 0 &&
+            slot.word.compare_exchange_strong(expected, pin_slot::claiming,
+                                              std::memory_order_seq_cst)) {
+          slot_hint = i;
+          return &slot;
+        }
+      }
+    slot_hint += probes;
+    std::lock_guard lock(mutex_);
+    if (orphaned_) return nullptr;
+    if (newest_.load(std::memory_order_relaxed) != newest) continue;
+    auto* block = new (std::nothrow) slot_block;
+    if (block == nullptr) return nullptr;
+    block->size = newest->size * 2;
+    block->slots = new (std::nothrow) pin_slot[block->size];
+    if (block->slots == nullptr) {
+      delete block;
+      return nullptr;
+    }
+    block->older = newest;
+    newest_.store(block, std::memory_order_release);
+  }
+}
+
+// --- extent
+// ----------------------------------------------------------------------------------------------------------------
+
+extent::~extent() {
+  for (slot_block* block = newest_.load(std::memory_order_relaxed); block != &first_block_;) {
+    delete[] block->slots;
+    delete std::exchange(block, block->older);
+  }
+}
+
+void extent::let_go() noexcept {
+  if (base_ != nullptr) platform::unmap(base_, capacity_);
+}
+
+std::error_code extent::make(native_handle_type file, access mode, std::uint64_t size,
+                             std::uint64_t capacity, extent*& result) noexcept {
+  std::byte* base = nullptr;
+  if (capacity != 0)
+    if (std::error_code error = platform::map(file, mode, capacity, base)) return error;
+  auto* e = new (std::nothrow) extent(base, size, capacity);
+  if (e == nullptr) {
+    if (base != nullptr) platform::unmap(base, capacity);
+    return make_error_code(std::errc::not_enough_memory);
+  }
+  if (!e->dirty.reserve(capacity)) {
+    e->release(true);
+    e->drop();
+    return make_error_code(std::errc::not_enough_memory);
+  }
+  result = e;
+  return {};
+}
+
+pin pin::duplicate() const {
+  // The range is this pin's own; a pin without a slot has none, and needs none: it only counts.
+  if (slot_ != nullptr) {
+    pin copy =
+        extent_->acquire(word_ >> pin_slot::shift, slot_->end.load(std::memory_order_relaxed),
+                         word_ & pin_slot::writable);
+    if (copy) return copy;
+    if (!extent_->is_orphaned()) throw_failure(out_of_memory, "region");
+  }
+  extent_->retain();
+  return {extent_, nullptr, word_};
+}
+
+void pin::drop_slow() noexcept {
+  std::exchange(extent_, nullptr)->drop_pin(slot_, word_);
+}
+
+void extent::drop_pin(pin_slot* slot, std::uint64_t word) noexcept {
+  if (slot == nullptr) {
+    // Only counted: the file itself was gone when the copy was made, and with it whoever would
+    // flush the pages.
+    release();
+    return;
+  }
+  if ((word & pin_slot::writable) != 0) {
+    const std::uint64_t begin = word >> pin_slot::shift;
+    unannounced.store(true, std::memory_order_relaxed);
+    dirty.mark(begin, slot->end.load(std::memory_order_relaxed));
+    retain();  // the count below must outlive the slot
+    std::uint64_t expected = word;
+    const bool dropped = slot->word.compare_exchange_strong(expected, 0, std::memory_order_seq_cst);
+    writable_pins_.fetch_sub(1, std::memory_order_seq_cst);
+    if (dropped) {
+      release();
+      return;
+    }
+  } else {
+    retain();
+  }
+  std::uint64_t old = 0;
+  std::weak_ptr<file_state> watcher;
+  {
+    std::lock_guard lock(mutex_);
+    old = slot->word.exchange(orphaned_ ? pin_slot::orphaned : 0, std::memory_order_seq_cst);
+    if ((old & pin_slot::watched) != 0) watcher = watcher_;
+  }
+  if ((old & pin_slot::orphaned) != 0) release();
+  release();
+  if (auto file = watcher.lock()) file->pins_dropped();
+}
+
+void extent::notify_on_drop(std::weak_ptr<file_state> watcher) noexcept {
+  std::lock_guard lock(mutex_);
+  watcher_ = std::move(watcher);
+}
+
+extent::pin_count extent::count_pins(std::uint64_t from, bool watch) noexcept {
+  pin_count count;
+  std::lock_guard lock(mutex_);
+  each_slot([&](pin_slot& slot, std::uint64_t word) {
+    if (watch && count.regions + count.operations != 0) return;
+    // A slot that changes hands meanwhile is a pin taken after the caller closed the range: it will
+    // notice by itself.
+    while ((word & pin_slot::occupied) != 0 && slot.end.load(std::memory_order_relaxed) > from) {
+      if (watch && !slot.word.compare_exchange_strong(word, word | pin_slot::watched,
+                                                      std::memory_order_seq_cst))
+        continue;
+      ++((word & pin_slot::operation) != 0 ? count.operations : count.regions);
+      return;
+    }
+  });
+  return count;
+}
+
+bool extent::has_writable_pin(std::uint64_t begin, std::uint64_t end) const noexcept {
+  if (writable_pins_.load(std::memory_order_seq_cst) == 0) return false;
+  bool found = false;
+  each_slot([&](pin_slot& slot, std::uint64_t word) {
+    found = found || ((word & pin_slot::writable) != 0 && word >> pin_slot::shift < end &&
+                      begin < slot.end.load(std::memory_order_relaxed));
+  });
+  return found;
+}
+
+void extent::orphan(bool here) noexcept {
+  {
+    std::lock_guard lock(mutex_);
+    orphaned_ = true;
+    each_slot([&](pin_slot& slot, std::uint64_t word) {
+      // A free slot is taken for good; an occupied one makes its pin a user that releases when it
+      // goes.
+      for (;;) {
+        if ((word & pin_slot::claiming) != 0) {
+          std::this_thread::yield();
+          word = slot.word.load(std::memory_order_seq_cst);
+          continue;
+        }
+        const bool pinned = (word & pin_slot::occupied) != 0;
+        if (pinned) retain();
+        if (slot.word.compare_exchange_strong(word, word | pin_slot::orphaned,
+                                              std::memory_order_seq_cst))
+          return;
+        if (pinned) undo_retain();
+      }
+    });
+  }
+  release(here);
+}
+
+}  // namespace detail
+MAPIO_NAMESPACE_END

@@ -1,0 +1,175 @@
+#ifndef MAPIO_SRC_CORE_EXTENT_HPP
+#define MAPIO_SRC_CORE_EXTENT_HPP
+
+#include "dirty_pages.hpp"
+
+#include <mapio/detail/operation.hpp>
+#include <mapio/detail/pin.hpp>
+#include <mapio/options.hpp>
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <system_error>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail {
+
+class engine;
+
+/// Something of the OS that is let go of when its last user is gone: on a worker of an engine where
+/// there is one, since the last munmap or close of a file can take long, else at once. The object
+/// itself stays until its owner drops it too.
+class shared_resource {
+ public:
+  shared_resource(const shared_resource&) = delete;
+  shared_resource& operator=(const shared_resource&) = delete;
+
+  /// Adds a user; only while there is one.
+  void retain() noexcept { users_.fetch_add(1, std::memory_order_relaxed); }
+  /// Adds a user unless the last one is gone.
+  bool try_retain() noexcept;
+  /// Ends a use. With `here`, the last one lets go on this thread: for workers.
+  void release(bool here = false) noexcept;
+  /// Takes effect for a release that is not yet under way.
+  void dispose_on(const std::shared_ptr<engine>& home) noexcept;
+  /// Ends the owner's interest in the object; not to be touched afterwards.
+  void drop() noexcept;
+  std::uint64_t users() const noexcept { return users_.load(std::memory_order_acquire); }
+
+ protected:
+  shared_resource() = default;
+  virtual ~shared_resource();
+  virtual void let_go() noexcept = 0;
+  /// Takes back a retain(); the caller knows that it was not the last.
+  void undo_retain() noexcept { users_.fetch_sub(1, std::memory_order_relaxed); }
+
+ private:
+  struct background_disposal;
+  void dispose() noexcept;
+
+  std::atomic<std::uint64_t> users_{1};
+  std::atomic<std::uint32_t> holders_{2};  // the owner, and the users together
+  std::mutex home_mutex_;
+  std::weak_ptr<engine> home_;
+};
+
+/// An open file or directory.
+class shared_handle final : public shared_resource {
+ public:
+  explicit shared_handle(native_handle_type handle) noexcept : handle_(handle) {}
+  /// Returns the handle; for users.
+  native_handle_type get() const noexcept { return handle_; }
+  /// Takes the handle out, so that it is not closed; for the sole user.
+  native_handle_type detach() noexcept;
+
+ private:
+  void let_go() noexcept override;
+  native_handle_type handle_;
+};
+
+/// A mapping of a file at one address: its range, its pins, its dirty pages. Unmapped when the file
+/// state has let go of it and the last pin and the last call under way are gone.
+class extent final : public shared_resource {
+ public:
+  /// Maps; on success the caller is the first user.
+  static std::error_code make(native_handle_type file, access mode, std::uint64_t size,
+                              std::uint64_t capacity, extent*& result) noexcept;
+
+  std::byte* base() const noexcept { return base_; }
+  std::uint64_t capacity() const noexcept { return capacity_; }
+
+  /// Views and copies may reach up to here. Lowered when a shrink is initiated, so that it ends
+  /// some day.
+  std::atomic<std::uint64_t> limit;
+  dirty_pages dirty;
+  /// Bytes were stored through the mapping that watchers have not been told of.
+  std::atomic<bool> unannounced{false};
+
+  /// Pins [begin, end). No pin: the extent is_orphaned(), or there is no memory.
+  pin acquire(std::uint64_t begin, std::uint64_t end, std::uint64_t flags) noexcept {
+    pin_slot* const slot = claim();
+    if (slot == nullptr) return {};
+    const std::uint64_t word = begin << pin_slot::shift | flags | pin_slot::occupied;
+    if ((flags & pin_slot::writable) != 0) writable_pins_.fetch_add(1, std::memory_order_seq_cst);
+    slot->end.store(end, std::memory_order_relaxed);
+    slot->word.store(word, std::memory_order_release);
+    return {this, slot, word};
+  }
+  /// As acquire() for a plain view, where the first place that it looks at is free.
+  pin_slot* acquire_fast(std::uint64_t begin, std::uint64_t end) noexcept {
+    pin_slot& slot = newest_.load(std::memory_order_acquire)->at(slot_hint);
+    std::uint64_t expected = 0;
+    if (!slot.word.compare_exchange_strong(expected, pin_slot::claiming, std::memory_order_seq_cst))
+      return nullptr;
+    slot.end.store(end, std::memory_order_relaxed);
+    slot.word.store(begin << pin_slot::shift | pin_slot::occupied, std::memory_order_release);
+    return &slot;
+  }
+  bool is_orphaned() noexcept {
+    std::lock_guard lock(mutex_);
+    return orphaned_;
+  }
+  void notify_on_drop(std::weak_ptr<file_state> watcher) noexcept;
+  struct pin_count {
+    std::size_t regions = 0;
+    std::size_t operations = 0;
+  };
+  /// Counts the pins that reach beyond `from`. With `watch` it stops at the first, whose drop is
+  /// then told to the watcher.
+  pin_count count_pins(std::uint64_t from, bool watch) noexcept;
+  /// Tells whether a live mutable region overlaps [begin, end).
+  bool has_writable_pin(std::uint64_t begin, std::uint64_t end) const noexcept;
+  /// Forbids new pins; the ones that live become users, and the last of them unmaps. Then releases
+  /// the caller's use.
+  void orphan(bool here) noexcept;
+
+ private:
+  friend class pin;
+
+  // Most files have few pins at a time; a file with many gets blocks that double.
+  struct slot_block {
+    pin_slot& at(std::size_t i) noexcept { return slots[i & (size - 1)]; }
+    slot_block* older = nullptr;
+    std::size_t size = 0;  // a power of two
+    pin_slot* slots = nullptr;
+  };
+  static constinit thread_local std::size_t slot_hint;
+
+  extent(std::byte* base, std::uint64_t size, std::uint64_t capacity) noexcept
+      : limit(size), base_(base), capacity_(capacity), newest_(&first_block_) {
+    first_block_.size = first_slots_.size();
+    first_block_.slots = first_slots_.data();
+  }
+  ~extent() override;
+  void let_go() noexcept override;
+  pin_slot* claim() noexcept {
+    // Where this thread found a free slot last is the place to look first.
+    pin_slot& slot = newest_.load(std::memory_order_acquire)->at(slot_hint);
+    std::uint64_t expected = 0;
+    if (slot.word.compare_exchange_strong(expected, pin_slot::claiming, std::memory_order_seq_cst))
+      return &slot;
+    return claim_elsewhere();
+  }
+  pin_slot* claim_elsewhere() noexcept;
+  void drop_pin(pin_slot* slot, std::uint64_t word) noexcept;
+  template <class Each>
+  void each_slot(Each each) const noexcept;
+
+  std::byte* const base_;
+  const std::uint64_t capacity_;
+  std::array<pin_slot, 64> first_slots_;
+  slot_block first_block_;
+  std::atomic<slot_block*> newest_;
+  std::atomic<std::uint64_t> writable_pins_{0};
+  std::mutex mutex_;  // guards growth of the slots, watched and orphaned flags
+  bool orphaned_ = false;
+  std::weak_ptr<file_state> watcher_;
+};
+
+}  // namespace detail
+MAPIO_NAMESPACE_END
+
+#endif  // MAPIO_SRC_CORE_EXTENT_HPP

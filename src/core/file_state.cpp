@@ -1,0 +1,1085 @@
+#include "file_state.hpp"
+
+#include "copy_window.hpp"
+#include "engine.hpp"
+
+#include <asio/error.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <new>
+#include <thread>
+#include <utility>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail {
+namespace {
+
+constexpr std::uint64_t mebibyte = std::uint64_t{1} << 20;
+constexpr std::uint64_t gibibyte = std::uint64_t{1} << 30;
+
+// What is copied on the loop at most; more goes off it even if it is at hand, since the copy itself
+// takes its time.
+constexpr std::uint64_t most_at_once = 64 * 1024;
+// What one populate call brings in: small enough to be cancelled in between, large enough not to
+// cost more for it.
+constexpr std::uint64_t populate_piece = 4 * mebibyte;
+// Beyond any address space; keeps sums of offsets from overflowing.
+constexpr std::uint64_t largest_size = std::uint64_t{1} << 47;
+
+constexpr std::uint64_t no_end = std::numeric_limits<std::uint64_t>::max();
+
+enum resize_step : std::uint8_t {
+  waiting_for_copies,
+  cutting,
+  growing,
+  undoing,
+  mapping_larger,
+  waiting_to_move
+};
+
+std::uint64_t page_floor(std::uint64_t offset) noexcept {
+  return offset & ~(std::uint64_t{page_size()} - 1);
+}
+std::uint64_t page_ceil(std::uint64_t offset) noexcept {
+  return page_floor(offset + page_size() - 1);
+}
+
+std::error_code check_options(const open_options& options) noexcept {
+  if (options.mode != access::read_write && options.create != disposition::open_existing)
+    return make_error_code(std::errc::invalid_argument);
+  if (options.size > largest_size || options.reserve > largest_size)
+    return make_error_code(std::errc::file_too_large);
+  return {};
+}
+
+std::uint64_t automatic_capacity(std::uint64_t size) noexcept {
+  const std::uint64_t generous = size > gibibyte ? 64 * gibibyte : 64 * size + gibibyte;
+  return std::max(page_ceil(size),
+                  page_floor(std::min({generous, 64 * gibibyte, platform::largest_reservation()})));
+}
+
+std::uint64_t wanted_capacity(const open_options& options, std::uint64_t size,
+                              bool fixed_size) noexcept {
+  if (options.mode != access::read_write || fixed_size) return page_ceil(size);
+  if (options.reserve != 0) return page_ceil(std::max(size, options.reserve));
+  return automatic_capacity(size);
+}
+
+// Takes less where the address space is limited, down to the size itself.
+std::error_code map_at_most(native_handle_type file, access mode, std::uint64_t size,
+                            std::uint64_t capacity, extent*& result) noexcept {
+  for (;;) {
+    const std::error_code error = extent::make(file, mode, size, capacity, result);
+    if (!error || capacity <= page_ceil(size) || !platform::is_out_of_address_space(error))
+      return error;
+    capacity = std::max(page_ceil(size), page_floor(capacity / 2));
+  }
+}
+
+void wait_a_little() {
+  std::this_thread::sleep_for(std::chrono::microseconds(50));
+}
+
+}  // namespace
+
+// --- opening and closing
+// ---------------------------------------------------------------------------------------------------
+
+file_state::file_state(const std::filesystem::path& path, const open_options& options,
+                       const platform::opened_file& file, extent& mapped)
+    : path_(path), options_(options), zeroes_tail_(file.zeroes_tail), medium_(file.medium),
+      directory_error_(file.directory_error), file_(nullptr), current_(&mapped), size_(file.size),
+      flushes_(*this, mutex_, !file.created,
+               file.directory != platform::no_handle || file.directory_error, file.size) {
+  file_ = new shared_handle(file.file);
+  if (file.directory != platform::no_handle) {
+    directory_ = new (std::nothrow) shared_handle(file.directory);
+    if (directory_ == nullptr) {
+      platform::close(file.directory);
+      directory_error_ = make_error_code(std::errc::not_enough_memory);
+    }
+  }
+}
+
+file_state::~file_state() {
+  if (!closed_.load(std::memory_order_relaxed)) {
+    shut_ = current_.exchange(nullptr);
+    let_go_of_mapping(false);
+  }
+  for (extent* e : retired_)
+    e->drop();
+  shut_->drop();
+  file_->drop();
+  if (directory_ != nullptr) directory_->drop();
+}
+
+std::error_code file_state::open(const std::filesystem::path& path, const open_options& options,
+                                 std::shared_ptr<file_state>& result) noexcept try {
+  if (std::error_code error = check_options(options)) return error;
+  platform::guard_faults();
+  platform::opened_file file;
+  if (std::error_code error = platform::open(path, options, file)) return error;
+  extent* mapped = nullptr;
+  std::error_code error = map_at_most(file.file, options.mode, file.size,
+                                      wanted_capacity(options, file.size, file.fixed_size), mapped);
+  if (!error) {
+    try {
+      result = std::make_shared<file_state>(path, options, file, *mapped);
+    } catch (const std::bad_alloc&) {
+      mapped->release(true);
+      mapped->drop();
+      error = make_error_code(std::errc::not_enough_memory);
+    }
+  }
+  if (error) {
+    platform::close(file.file);
+    if (file.directory != platform::no_handle) platform::close(file.directory);
+    std::error_code ignored;
+    if (file.created) std::filesystem::remove(path, ignored);
+    return error;
+  }
+  mapped->notify_on_drop(result);
+  if (options.touch == prefault::eager) {
+    if (std::error_code fault = result->prefetch(true, 0, 0)) {
+      result.reset();
+      return fault;
+    }
+  }
+  return {};
+} catch (const std::system_error& e) {
+  return e.code();
+} catch (...) {
+  return make_error_code(std::errc::not_enough_memory);
+}
+
+std::error_code file_state::adopt(native_handle_type handle, const open_options& options,
+                                  std::shared_ptr<file_state>& result) noexcept try {
+  platform::guard_faults();
+  platform::opened_file file;
+  if (std::error_code error = platform::inspect(handle, options, file)) return error;
+  extent* mapped = nullptr;
+  if (std::error_code error =
+          map_at_most(file.file, options.mode, file.size,
+                      wanted_capacity(options, file.size, file.fixed_size), mapped))
+    return error;
+  try {
+    result = std::make_shared<file_state>(std::filesystem::path(), options, file, *mapped);
+  } catch (...) {
+    mapped->release(true);
+    mapped->drop();
+    throw;
+  }
+  mapped->notify_on_drop(result);
+  if (options.touch == prefault::eager) static_cast<void>(result->prefetch(true, 0, 0));
+  return {};
+} catch (const std::system_error& e) {
+  return e.code();
+} catch (...) {
+  return make_error_code(std::errc::not_enough_memory);
+}
+
+std::error_code file_state::shut(const operation* closing) noexcept {
+  operation_list withdrawn;
+  operation_list refused;
+  operation* undone = nullptr;
+  std::vector<std::weak_ptr<engine>> engines;
+  {
+    std::lock_guard lock(mutex_);
+    if (closed_.load(std::memory_order_relaxed)) return errc::not_open;
+    shut_ = current_.load(std::memory_order_relaxed);
+    closed_.store(true, std::memory_order_release);
+    current_.store(nullptr, std::memory_order_seq_cst);
+    withdrawn = flushes_.withdraw_awaited();
+    // The resize under way goes on unless it only waits; those behind it have not begun.
+    if (std::exchange(resize_waits_for_pins_, false)) {
+      if (larger_ != nullptr)
+        undone = resize_under_way_;
+      else
+        resizes_.push_front(*std::exchange(resize_under_way_, nullptr));
+    }
+    while (operation* op = resizes_.pop())
+      (op->home ? withdrawn : refused).push(*op);
+    engines.swap(engines_);
+  }
+  if (undone != nullptr)
+    undo_growth(*undone, undone->home ? make_error_code(asio::error::operation_aborted)
+                                      : make_error_code(errc::not_open));
+  while (operation* op = withdrawn.pop())
+    finish(*op, asio::error::operation_aborted);
+  while (operation* op = refused.pop())
+    finish(*op, errc::not_open);
+  struct mark {
+    const file_state* file;
+    const operation* closing;
+  } const mine{this, closing};
+  for (const auto& weak : engines)
+    if (auto home = weak.lock())
+      home->cancel_if(
+          [](const operation& op, const void* what) {
+            const auto& m = *static_cast<const mark*>(what);
+            return op.file.get() == m.file && &op != m.closing;
+          },
+          &mine);
+  return {};
+}
+
+void file_state::let_go_of_mapping(bool here) noexcept {
+  platform::heavy_barrier();
+  while (is_being_copied(*shut_, 0, no_end))
+    wait_a_little();
+  shut_->orphan(here);
+  file_->release(here);
+  if (directory_ != nullptr) directory_->release(here);
+}
+
+void file_state::close() noexcept {
+  if (!shut(nullptr)) let_go_of_mapping(false);
+}
+
+native_handle_type file_state::release(std::error_code& error) noexcept {
+  extent* e = nullptr;
+  native_handle_type handle = platform::no_handle;
+  {
+    std::lock_guard lock(mutex_);
+    if (closed_.load(std::memory_order_relaxed)) {
+      error = errc::not_open;
+      return handle;
+    }
+    // Nobody can start anything while there is no current extent; who looks meanwhile tries again.
+    e = current_.exchange(nullptr, std::memory_order_seq_cst);
+    platform::heavy_barrier();
+    const extent::pin_count pins = e->count_pins(0, false);
+    if (pins.regions + pins.operations != 0 || is_being_copied(*e, 0, no_end) ||
+        resize_under_way_ != nullptr || flushes_.is_busy() || file_->users() != 1) {
+      current_.store(e, std::memory_order_seq_cst);
+      error = errc::pinned;
+      return handle;
+    }
+    shut_ = e;
+    closed_.store(true, std::memory_order_release);
+    handle = file_->detach();
+  }
+  e->orphan(false);
+  file_->release();
+  if (directory_ != nullptr) directory_->release();
+  return handle;
+}
+
+bool file_state::start_close(operation& op) noexcept {
+  if (std::error_code error = shut(&op)) {
+    op.error = error;
+    return true;
+  }
+  op.is_final = true;
+  op.what = call::work;
+  op.work = [](operation* self) noexcept { self->file->let_go_of_mapping(true); };
+  op.done = [](operation* self) noexcept {
+    if (self->dropped) self->file->let_go_of_mapping(true);
+    finish(*self);
+  };
+  if (submit(op)) {
+    let_go_of_mapping(true);
+    return true;
+  }
+  return false;
+}
+
+void file_state::used_by(const std::shared_ptr<engine>& home) noexcept {
+  if (last_engine_.load(std::memory_order_relaxed) == home->id()) return;
+  std::lock_guard lock(mutex_);
+  last_engine_.store(home->id(), std::memory_order_relaxed);
+  file_->dispose_on(home);
+  if (directory_ != nullptr) directory_->dispose_on(home);
+  if (extent* e = mapped()) e->dispose_on(home);
+  for (const auto& known : engines_)
+    if (known.lock() == home) return;
+  try {
+    engines_.push_back(home);
+  } catch (const std::bad_alloc&) {
+    // A close will then not cancel what runs there; it finishes by itself.
+  }
+}
+
+// --- questions
+// -------------------------------------------------------------------------------------------------------------
+
+std::uint64_t file_state::capacity() const noexcept {
+  std::lock_guard lock(mutex_);
+  const extent* e = mapped();
+  return e != nullptr ? e->capacity() : 0;
+}
+
+std::uint64_t file_state::pending_bytes() const noexcept {
+  std::lock_guard lock(mutex_);
+  const extent* e = mapped();
+  return e != nullptr ? e->dirty.count(0, size_.load(std::memory_order_relaxed)) * page_size() : 0;
+}
+
+file_stats file_state::stats() const noexcept {
+  file_stats s;
+  std::lock_guard lock(mutex_);
+  flushes_.add_to(s);
+  if (const extent* e = mapped() != nullptr ? mapped() : shut_)
+    s.bytes_dirtied = e->dirty.marked() * page_size();
+  s.stores = stores_.load(std::memory_order_relaxed);
+  s.worker_stores = worker_stores_.load(std::memory_order_relaxed);
+  s.file_writes = file_writes_.load(std::memory_order_relaxed);
+  s.reads_at_once = reads_at_once_.load(std::memory_order_relaxed);
+  s.reads_off_loop = reads_off_loop_.load(std::memory_order_relaxed);
+  s.moves = moves_.load(std::memory_order_relaxed);
+  s.page_faults = page_faults_.load(std::memory_order_relaxed);
+  s.medium = medium_;
+  return s;
+}
+
+failure file_state::check(std::uint64_t offset, std::uint64_t length) const noexcept {
+  std::lock_guard lock(mutex_);
+  const extent* e = mapped();
+  if (e == nullptr) return errc::not_open;
+  const std::uint64_t limit = e->limit.load(std::memory_order_relaxed);
+  return offset > limit || length > limit - offset ? errc::out_of_range : no_failure;
+}
+
+// --- copies and pins
+// -------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// Runs use(extent) with a copy window open over [offset, offset + n) of the current extent.
+template <class Use>
+failure with_window(const std::atomic<extent*>& current, const std::atomic<bool>& closed,
+                    std::uint64_t offset, std::uint64_t n, Use use) noexcept {
+  copy_window* const window = this_thread_window();
+  if (window == nullptr) return out_of_memory;
+  for (;;) {
+    extent* const e = current.load(std::memory_order_acquire);
+    if (e == nullptr) {
+      if (closed.load(std::memory_order_acquire)) return errc::not_open;
+      std::this_thread::yield();  // the mapping is moving
+      continue;
+    }
+    const open_window open(*window, e, offset, offset + n);
+    if (current.load(std::memory_order_seq_cst) != e) continue;
+    const std::uint64_t limit = e->limit.load(std::memory_order_seq_cst);
+    if (offset > limit || n > limit - offset) return errc::out_of_range;
+    return use(*e);
+  }
+}
+
+}  // namespace
+
+void file_state::mark_stored(extent& e, std::uint64_t begin, std::uint64_t end) noexcept {
+  if (options_.mode != access::read_write) return;
+  e.dirty.mark(begin, end);
+  if (!e.unannounced.load(std::memory_order_relaxed))
+    e.unannounced.store(true, std::memory_order_relaxed);
+}
+
+failure file_state::store_fault(extent& e, std::uint64_t at) noexcept {
+  page_faults_.fetch_add(1, std::memory_order_relaxed);
+  if (options_.mode != access::read_write) return errc::page_fault;
+  // The page may have been dirtied all the same.
+  e.dirty.mark(page_floor(at), page_floor(at) + page_size());
+  std::uint64_t real_size = 0;
+  if (!platform::file_size(file_->get(), real_size) && real_size > at)
+    flushes_.store_refused(at, at + 1, errc::page_fault);
+  return errc::page_fault;
+}
+
+std::size_t file_state::store(std::uint64_t offset, const void* bytes, std::size_t n,
+                              failure& why) noexcept {
+  if (options_.mode == access::read_only) {
+    why = is_open() ? errc::read_only : errc::not_open;
+    return 0;
+  }
+  std::size_t done = 0;
+  why = with_window(current_, closed_, offset, n, [&](extent& e) {
+    if (n == 0) return no_failure;
+    done = platform::guarded_copy(e.base() + offset, bytes, n);
+    if (done != 0) mark_stored(e, offset, offset + done);
+    return done == n ? no_failure : store_fault(e, offset + done);
+  });
+  return done;
+}
+
+std::size_t file_state::load(std::uint64_t offset, void* bytes, std::size_t n,
+                             failure& why) noexcept {
+  std::size_t done = 0;
+  why = with_window(current_, closed_, offset, n, [&](extent& e) {
+    if (n == 0) return no_failure;
+    done = platform::guarded_copy(bytes, e.base() + offset, n);
+    if (done == n) return no_failure;
+    page_faults_.fetch_add(1, std::memory_order_relaxed);
+    return errc::page_fault;
+  });
+  return done;
+}
+
+pin file_state::pin_range(std::uint64_t offset, std::uint64_t length, std::uint64_t flags,
+                          extent*& where, failure& why) noexcept {
+  for (;;) {
+    extent* const e = current_.load(std::memory_order_acquire);
+    if (e == nullptr) {
+      if (!is_open()) {
+        why = errc::not_open;
+        return {};
+      }
+      std::this_thread::yield();  // the mapping is moving
+      continue;
+    }
+    if (offset > e->capacity() || length > e->capacity() - offset) {
+      why = errc::out_of_range;
+      return {};
+    }
+    pin p = e->acquire(offset, offset + length, flags);
+    if (!p && !e->is_orphaned()) {
+      why = out_of_memory;
+      return {};
+    }
+    if (!p || current_.load(std::memory_order_seq_cst) != e) continue;
+    const std::uint64_t limit = e->limit.load(std::memory_order_seq_cst);
+    if (offset > limit || length > limit - offset) {
+      why = errc::out_of_range;
+      return {};
+    }
+    where = e;
+    return p;
+  }
+}
+
+// --- blocking verbs
+// --------------------------------------------------------------------------------------------------------
+
+std::error_code file_state::flush(bool whole_file, std::uint64_t offset, std::uint64_t length,
+                                  durability level) noexcept {
+  blocking_operation op;
+  op.kind = whole_file ? verb::flush : verb::flush_range;
+  op.offset = offset;
+  op.length = length;
+  if (level == durability::durable) {
+    if (!flushes_.join(op, whole_file)) op.wait();
+    return op.error;
+  }
+  if (!whole_file)
+    if (const failure why = check(offset, length); why != no_failure) return why;
+  if (!is_open()) return errc::not_open;
+  if (mode() != access::read_write || (!whole_file && length == 0)) return {};
+  op.what = call::start_writeback;
+  op.at = offset;
+  op.count = length;
+  if (!use_file(op)) return errc::not_open;
+  platform::perform(op);
+  let_go(op);
+  return op.error;
+}
+
+std::error_code file_state::resize(std::uint64_t new_size) noexcept {
+  if (std::error_code error = check_resize(new_size)) return error;
+  blocking_operation op;
+  op.kind = verb::resize;
+  op.length = new_size;
+  op.file = shared_from_this();
+  if (!start_resize(op)) op.wait();
+  return op.error;
+}
+
+std::error_code file_state::prefetch(bool whole_file, std::uint64_t offset,
+                                     std::uint64_t length) noexcept {
+  if (!is_open()) return errc::not_open;
+  if (whole_file) {
+    offset = 0;
+    length = size();
+  }
+  blocking_operation op;
+  extent* e = nullptr;
+  failure why{};
+  op.range = pin_range(offset, length, pin_slot::operation, e, why);
+  if (why != no_failure || length == 0) return error_of(why);
+  op.what = call::populate;
+  op.at = page_floor(offset);
+  op.count = offset + length - op.at;
+  op.address = e->base() + op.at;
+  platform::perform(op);
+  let_go(op);
+  return op.error;
+}
+
+std::error_code file_state::is_resident(std::uint64_t offset, std::uint64_t length,
+                                        bool& all) noexcept {
+  all = false;
+  extent* e = nullptr;
+  failure why{};
+  const pin p = pin_range(offset, length, pin_slot::operation, e, why);
+  if (why != no_failure) return error_of(why);
+  if (length == 0) {
+    all = true;
+    return {};
+  }
+  return platform::resident(e->base() + offset, length, all);
+}
+
+// --- awaited verbs
+// ---------------------------------------------------------------------------------------------------------
+
+bool file_state::start(operation& op) noexcept {
+  switch (op.kind) {
+  case verb::update:
+    return start_update(op);
+  case verb::read:
+    return start_read(op);
+  case verb::view:
+    return start_view(static_cast<view_operation&>(op));
+  case verb::prefetch:
+    return start_prefetch(op);
+  case verb::flush:
+    return start_flush(op, true);
+  case verb::flush_range:
+    return start_flush(op, false);
+  case verb::resize:
+    return start_resize(op);
+  case verb::close:
+    return start_close(op);
+  case verb::open:
+    break;
+  }
+  op.error = errc::unsupported;
+  return true;
+}
+
+bool file_state::submit(operation& op) noexcept {
+  if (!op.home->enroll(op)) {
+    op.error = asio::error::operation_aborted;
+    return true;
+  }
+  op.runner->submit(op);
+  return false;
+}
+
+bool file_state::use_file(operation& op) noexcept {
+  if (!file_->try_retain()) {
+    op.error = errc::not_open;
+    return false;
+  }
+  op.use = file_;
+  op.handle = file_->get();
+  return true;
+}
+
+// Pins what the verb is about; null: op.error says why not.
+extent* file_state::pin_for(operation& op) noexcept {
+  extent* e = nullptr;
+  failure why{};
+  op.range = pin_range(op.offset, op.length, pin_slot::operation, e, why);
+  if (why != no_failure) op.error = error_of(why);
+  return e;
+}
+
+bool file_state::store_at_once(operation& op) noexcept {
+  bool stored = false;
+  const failure why = with_window(current_, closed_, op.offset, op.length, [&](extent& e) {
+    if (!e.dirty.all(op.offset, op.offset + op.length)) return no_failure;
+    stored = true;
+    stores_.fetch_add(1, std::memory_order_relaxed);
+    for (std::size_t i = 0; i < op.buffer_count; ++i) {
+      const asio::const_buffer& b = op.buffers[i];
+      const std::uint64_t at = op.offset + op.transferred;
+      const std::size_t done = platform::guarded_copy(e.base() + at, b.data(), b.size());
+      op.transferred += done;
+      if (done != b.size()) {
+        mark_stored(e, op.offset, op.offset + op.transferred);
+        return store_fault(e, op.offset + op.transferred);
+      }
+    }
+    mark_stored(e, op.offset, op.offset + op.length);
+    return no_failure;
+  });
+  if (why != no_failure) op.error = error_of(why);
+  return stored || why != no_failure;
+}
+
+bool file_state::start_update(operation& op) noexcept {
+  if (options_.mode == access::read_only) {
+    op.error = errc::read_only;
+    return true;
+  }
+  if (op.length == 0) {
+    op.error = error_of(check(op.offset, 0));
+    return true;
+  }
+  const bool is_private = options_.mode == access::copy_on_write;
+  if (!is_private && options_.writes != write_path::file && op.length <= most_at_once &&
+      store_at_once(op))
+    return true;
+
+  if (pin_for(op) == nullptr || !use_file(op)) return true;
+  if (is_private || options_.writes == write_path::mapped) {
+    worker_stores_.fetch_add(1, std::memory_order_relaxed);
+    op.what = call::work;
+    op.work = [](operation* self) noexcept {
+      failure why{};
+      for (std::size_t i = 0; i < self->buffer_count && why == no_failure; ++i)
+        self->transferred +=
+            self->file->store(self->offset + self->transferred, self->buffers[i].data(),
+                              self->buffers[i].size(), why);
+      self->error = error_of(why);
+    };
+    op.done = [](operation* self) noexcept { finish(*self); };
+    return submit(op);
+  }
+  // A write would silently extend a file that somebody cut meanwhile; a store there is a fault.
+  std::uint64_t real_size = 0;
+  if (medium_ != medium::network && !platform::file_size(op.handle, real_size) &&
+      real_size < op.offset + op.length) {
+    page_faults_.fetch_add(1, std::memory_order_relaxed);
+    op.error = errc::page_fault;
+    return true;
+  }
+  file_writes_.fetch_add(1, std::memory_order_relaxed);
+  op.what = call::write_file;
+  op.at = op.offset;
+  op.count = op.length;
+  op.done = [](operation* self) noexcept {
+    if (self->transferred != 0)
+      self->range.owner()->dirty.mark(self->offset, self->offset + self->transferred);
+    finish(*self);
+  };
+  return submit(op);
+}
+
+bool file_state::start_read(operation& op) noexcept {
+  if (op.length == 0) {
+    op.error = error_of(check(op.offset, 0));
+    return true;
+  }
+  const extent* const e = pin_for(op);
+  if (e == nullptr || !use_file(op)) return true;
+  const auto copy = [](operation* self) noexcept {
+    failure why{};
+    for (std::size_t i = 0; i < self->buffer_count && why == no_failure; ++i)
+      self->transferred += self->file->load(self->offset + self->transferred,
+                                            const_cast<void*>(self->buffers[i].data()),
+                                            self->buffers[i].size(), why);
+    self->error = error_of(why);
+  };
+  bool resident = false;
+  if (op.length <= most_at_once &&
+      !platform::resident(e->base() + op.offset, op.length, resident) && resident) {
+    reads_at_once_.fetch_add(1, std::memory_order_relaxed);
+    copy(&op);
+    return true;
+  }
+  reads_off_loop_.fetch_add(1, std::memory_order_relaxed);
+  if (options_.mode == access::copy_on_write) {
+    op.what = call::work;
+    op.work = copy;
+    op.done = [](operation* self) noexcept { finish(*self); };
+    return submit(op);
+  }
+  op.what = call::read_file;
+  op.at = op.offset;
+  op.count = op.length;
+  op.done = [](operation* self) noexcept {
+    if (!self->error && self->transferred < self->length) self->error = errc::page_fault;
+    finish(*self);
+  };
+  return submit(op);
+}
+
+// Brings the next piece of [offset, offset + length) in; op.transferred counts what is there
+// already.
+void file_state::populate_next(operation& op) noexcept {
+  op.what = call::populate;
+  op.at = page_floor(op.offset + op.transferred);
+  op.count = std::min(populate_piece, op.offset + op.length - op.at);
+  op.address = op.range ? op.range.owner()->base() + op.at
+                        : const_cast<std::byte*>(static_cast<view_operation&>(op).result.data()) +
+                              op.at - op.offset;
+  op.done = [](operation* self) noexcept {
+    if (!self->error) {
+      self->transferred = self->at + self->count - self->offset;
+      if (self->transferred < self->length) {
+        if (!self->cancel_requested.load(std::memory_order_relaxed) && !self->dropped) {
+          self->file->populate_next(*self);
+          self->runner->submit(*self);
+          return;
+        }
+        self->error = asio::error::operation_aborted;
+      }
+    }
+    if (self->error && self->kind == verb::view)
+      static_cast<view_operation*>(self)->result = region();
+    finish(*self);
+  };
+}
+
+bool file_state::start_prefetch(operation& op) noexcept {
+  if (op.flag) {
+    op.offset = 0;
+    op.length = size();
+  }
+  if (pin_for(op) == nullptr || op.length == 0) return true;
+  populate_next(op);
+  return submit(op);
+}
+
+bool file_state::start_view(view_operation& op) noexcept {
+  extent* e = nullptr;
+  failure why{};
+  pin p = pin_range(op.offset, op.length, 0, e, why);
+  op.error = error_of(why);
+  if (op.error || op.length == 0) return true;
+  const std::byte* const first = e->base() + op.offset;
+  op.result =
+      region_access::make(std::move(p), first, static_cast<std::size_t>(op.length), op.offset);
+  bool resident = false;
+  if (op.length <= most_at_once && !platform::resident(first, op.length, resident) && resident) {
+    // In memory is not yet in the page table; that takes no disk, so it is done here.
+    std::byte touched;
+    const std::uint64_t page = page_size();
+    bool mapped = true;
+    for (std::uint64_t at = 0; at < op.length && mapped;
+         at = page_floor(op.offset + at + page) - op.offset)
+      mapped = platform::guarded_copy(&touched, first + at, 1) == 1;
+    if (mapped) {
+      reads_at_once_.fetch_add(1, std::memory_order_relaxed);
+      return true;
+    }
+  }
+  reads_off_loop_.fetch_add(1, std::memory_order_relaxed);
+  populate_next(op);
+  if (!submit(op)) return false;
+  op.result = region();
+  return true;
+}
+
+bool file_state::start_flush(operation& op, bool whole_file) noexcept {
+  if (!op.flag) {
+    if (!op.home->enroll(op)) {
+      op.error = asio::error::operation_aborted;
+      return true;
+    }
+    if (!flushes_.join(op, whole_file)) return false;
+    op.home->forget(op);
+    return true;
+  }
+  if (!whole_file) op.error = error_of(check(op.offset, op.length));
+  if (op.error || mode() != access::read_write || (!whole_file && op.length == 0) || !use_file(op))
+    return true;
+  op.what = call::start_writeback;
+  op.at = op.offset;
+  op.count = op.length;
+  op.done = [](operation* self) noexcept { finish(*self); };
+  return submit(op);
+}
+
+bool file_state::withdraw(operation& op) noexcept {
+  std::unique_lock lock(mutex_);
+  if (flushes_.withdraw(op)) return true;
+  if (op.kind != verb::resize) return false;
+  if (resize_under_way_ == &op) {
+    if (!std::exchange(resize_waits_for_pins_, false)) return false;
+    if (larger_ != nullptr) {
+      // The file has grown already: it ends when that is undone.
+      lock.unlock();
+      undo_growth(op, asio::error::operation_aborted);
+      return false;
+    }
+    resize_under_way_ = nullptr;
+    if (extent* e = mapped())
+      e->limit.store(size_.load(std::memory_order_relaxed), std::memory_order_seq_cst);
+    return true;
+  }
+  return resizes_.remove(op);
+}
+
+void file_state::announce(shared_handle& file, const std::shared_ptr<engine>& home) noexcept {
+  struct announcement final : operation {};
+  const auto perform_here = [&file] {
+    announcement op;
+    op.what = call::announce;
+    op.handle = file.get();
+    platform::perform(op);
+  };
+  if (!home) return perform_here();
+  auto* op = new (std::nothrow) announcement;
+  if (op == nullptr) return;  // watchers miss one hint
+  op->what = call::announce;
+  op->handle = file.get();
+  file.retain();
+  op->use = &file;
+  op->done = [](operation* self) noexcept {
+    let_go(*self);
+    delete static_cast<announcement*>(self);
+  };
+  if (!home->run_in_background(*op)) op->done(op);
+}
+
+// --- resize
+// ----------------------------------------------------------------------------------------------------------------
+//
+// One at a time: only the one under way changes size_, limit and current_. It goes from call to
+// call through resize_call_done(), on whatever thread the engine uses for that.
+
+std::error_code file_state::check_resize(std::uint64_t new_size) const noexcept {
+  if (!is_open()) return errc::not_open;
+  if (options_.mode == access::read_only) return errc::read_only;
+  if (options_.mode == access::copy_on_write) return errc::unsupported;
+  if (new_size > largest_size) return make_error_code(std::errc::file_too_large);
+  return {};
+}
+
+bool file_state::start_resize(operation& op) noexcept {
+  op.error = check_resize(op.length);
+  if (op.error) return true;
+  op.done = [](operation* self) noexcept { self->file->resize_call_done(*self); };
+  if (op.home && !op.home->enroll(op)) {
+    op.error = asio::error::operation_aborted;
+    return true;
+  }
+  {
+    std::lock_guard lock(mutex_);
+    resizes_.push(op);
+  }
+  continue_resizes();
+  return false;
+}
+
+void file_state::continue_resizes() noexcept {
+  operation* op = nullptr;
+  {
+    std::lock_guard lock(mutex_);
+    if (resize_under_way_ != nullptr || resizes_.empty()) return;
+    op = resize_under_way_ = resizes_.pop();
+  }
+  advance_resize(*op);
+}
+
+void file_state::end_resize(operation& op, std::error_code error) noexcept {
+  {
+    std::lock_guard lock(mutex_);
+    resize_under_way_ = nullptr;
+    if (extent* e = mapped())
+      e->limit.store(size_.load(std::memory_order_relaxed), std::memory_order_seq_cst);
+  }
+  finish(op, error);
+}
+
+void file_state::advance_resize(operation& op) noexcept {
+  extent* const e = mapped();
+  if (e == nullptr || !use_file(op)) return end_resize(op, errc::not_open);
+  const std::uint64_t size = size_.load(std::memory_order_relaxed);
+  if (op.length == size) return end_resize(op, {});
+  if (op.length > size) {
+    if (op.length <= e->capacity()) return grow(op);
+    return resize_when_unpinned(op);
+  }
+  // From here on nobody can begin anything beyond the new end.
+  e->limit.store(op.length, std::memory_order_seq_cst);
+  platform::heavy_barrier();
+  if (!is_being_copied(*e, op.length, no_end)) return resize_when_unpinned(op);
+  op.step = waiting_for_copies;
+  op.what = call::work;
+  op.work = [](operation* self) noexcept {
+    while (const extent* current = self->file->mapped()) {
+      if (!is_being_copied(*current, self->length, no_end)) return;
+      wait_a_little();
+    }
+  };
+  op.runner->submit(op);
+}
+
+// A shrink waits for pins of what it cuts, a move for all of them. Somebody blocked does not wait
+// for regions, since it may well hold them itself; verbs under way end by themselves.
+void file_state::resize_when_unpinned(operation& op) noexcept {
+  bool pinned = false;
+  bool closed = false;
+  bool moves = false;
+  {
+    std::lock_guard lock(mutex_);
+    extent* const e = mapped();
+    closed = e == nullptr;
+    if (!closed) {
+      moves = op.length > e->capacity();
+      const std::uint64_t from = moves ? 0 : op.length;
+      pinned = !op.home && e->count_pins(from, false).regions != 0;
+      if (!pinned) {
+        const extent::pin_count pins = e->count_pins(from, true);
+        if (pins.regions + pins.operations != 0) {
+          resize_waits_for_pins_ = true;
+          return;
+        }
+      }
+    }
+  }
+  if (closed) return end_resize(op, errc::not_open);
+  if (pinned)
+    return larger_ != nullptr ? undo_growth(op, errc::pinned) : end_resize(op, errc::pinned);
+  if (larger_ != nullptr) return move_to_larger(op);
+  if (moves) return grow(op);
+  op.step = cutting;
+  op.what = call::truncate;
+  op.at = op.length;
+  op.runner->submit(op);
+}
+
+void file_state::pins_dropped() noexcept {
+  operation* op = nullptr;
+  {
+    std::lock_guard lock(mutex_);
+    if (!resize_waits_for_pins_) return;
+    resize_waits_for_pins_ = false;
+    op = resize_under_way_;
+  }
+  resize_when_unpinned(*op);
+}
+
+void file_state::grow(operation& op) noexcept {
+  const std::uint64_t size = size_.load(std::memory_order_relaxed);
+  extent* const e = mapped();
+  if (e == nullptr) return end_resize(op, errc::not_open);
+  op.step = growing;
+  op.what = options_.preallocate ? call::allocate : call::truncate;
+  op.at = options_.preallocate ? size : op.length;
+  op.count = op.length - size;
+  // What somebody stored behind the old end, in its last page, must not show up in the new bytes.
+  op.address = nullptr;
+  if (!zeroes_tail_ && size != page_ceil(size)) {
+    op.range = e->acquire(
+        0, 0, pin_slot::operation);  // an empty pin keeps it mapped and is in nobody's way
+    if (!op.range)
+      return end_resize(op, error_of(e->is_orphaned() ? errc::not_open : out_of_memory));
+    op.address = e->base() + size;
+  }
+  op.runner->submit(op);
+}
+
+void file_state::undo_growth(operation& op, std::error_code cause) noexcept {
+  if (larger_ != nullptr) {
+    larger_->release();
+    std::exchange(larger_, nullptr)->drop();
+  }
+  resize_error_ = cause;
+  op.is_final = true;
+  op.cancel_requested = false;
+  op.step = undoing;
+  op.what = call::truncate;
+  op.at = size_.load(std::memory_order_relaxed);
+  op.address = nullptr;
+  op.runner->submit(op);
+}
+
+void file_state::resize_call_done(operation& op) noexcept {
+  const std::uint64_t size = size_.load(std::memory_order_relaxed);
+  const std::error_code error = std::exchange(op.error, {});
+  if (op.dropped) {
+    if (larger_ != nullptr) {
+      larger_->release();
+      std::exchange(larger_, nullptr)->drop();
+    }
+    return end_resize(op, asio::error::operation_aborted);
+  }
+  switch (op.step) {
+  case waiting_for_copies:
+    return error ? end_resize(op, error) : resize_when_unpinned(op);
+  case cutting: {
+    if (error) return end_resize(op, error);
+    {
+      std::lock_guard lock(mutex_);
+      size_.store(op.length, std::memory_order_release);
+      if (extent* e = mapped()) e->dirty.clear(page_ceil(op.length), page_ceil(size));
+      flushes_.size_changed();
+    }
+    return end_resize(op, {});
+  }
+  case growing: {
+    if (error && op.what == call::allocate && platform::is_not_supported(error)) {
+      op.what = call::truncate;
+      op.at = op.length;
+      return op.runner->submit(op);
+    }
+    if (error) return undo_growth(op, error);
+    const extent* const e = mapped();
+    if (e == nullptr) return end_resize(op, errc::not_open);
+    if (op.length > e->capacity()) {
+      op.step = mapping_larger;
+      op.what = call::work;
+      op.work = [](operation* self) noexcept {
+        file_state& file = *self->file;
+        const extent* const current = file.mapped();
+        if (current == nullptr) {
+          self->error = errc::not_open;
+          return;
+        }
+        const std::uint64_t capacity =
+            file.options_.reserve != 0 ? std::max(page_ceil(self->length), 2 * current->capacity())
+                                       : automatic_capacity(self->length);
+        self->error =
+            map_at_most(self->handle, file.options_.mode, self->length, capacity, file.larger_);
+      };
+      return op.runner->submit(op);
+    }
+    {
+      std::lock_guard lock(mutex_);
+      size_.store(op.length, std::memory_order_release);
+      flushes_.size_changed();
+    }
+    return end_resize(op, {});
+  }
+  case mapping_larger:
+    if (error) return undo_growth(op, error);
+    return move_to_larger(op);
+  case waiting_to_move:
+    return error ? undo_growth(op, error) : resize_when_unpinned(op);
+  case undoing:
+  default:
+    return end_resize(op, resize_error_);
+  }
+}
+
+void file_state::move_to_larger(operation& op) noexcept {
+  extent* old = nullptr;
+  bool closed = false;
+  {
+    std::lock_guard lock(mutex_);
+    old = current_.exchange(nullptr, std::memory_order_seq_cst);
+    closed = closed_.load(std::memory_order_relaxed);
+    if (!closed) {
+      platform::heavy_barrier();
+      const extent::pin_count pins = old->count_pins(0, false);
+      if (pins.regions + pins.operations != 0 || is_being_copied(*old, 0, no_end)) {
+        // Somebody came in between: let them, and try again.
+        current_.store(old, std::memory_order_seq_cst);
+        old = nullptr;
+      } else {
+        larger_->dirty.copy(old->dirty);
+        larger_->unannounced.store(old->unannounced.load(std::memory_order_relaxed),
+                                   std::memory_order_relaxed);
+        larger_->notify_on_drop(weak_from_this());
+        if (op.home) larger_->dispose_on(op.home);
+        try {
+          retired_.push_back(old);
+        } catch (const std::bad_alloc&) {
+          // The object is leaked then, not its mapping.
+        }
+        size_.store(op.length, std::memory_order_release);
+        flushes_.size_changed();
+        moves_.fetch_add(1, std::memory_order_relaxed);
+        current_.store(std::exchange(larger_, nullptr), std::memory_order_seq_cst);
+      }
+    }
+  }
+  if (closed) return undo_growth(op, errc::not_open);
+  if (old != nullptr) {
+    old->orphan(false);
+    return end_resize(op, {});
+  }
+  op.step = waiting_to_move;
+  op.what = call::work;
+  op.work = [](operation*) noexcept { wait_a_little(); };
+  op.runner->submit(op);
+}
+
+}  // namespace detail
+MAPIO_NAMESPACE_END

@@ -1,0 +1,168 @@
+#ifndef MAPIO_SRC_CORE_FILE_STATE_HPP
+#define MAPIO_SRC_CORE_FILE_STATE_HPP
+
+#include "extent.hpp"
+#include "flush_scheduler.hpp"
+#include "operation_list.hpp"
+#include "platform/platform.hpp"
+
+#include <mapio/detail/operation.hpp>
+#include <mapio/mapping.hpp>
+
+#include <atomic>
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail {
+
+/// An open mapped file: what all its handles, on all contexts, and all its operations share.
+///
+/// The current extent is published through an atomic pointer; whoever uses it pins it or opens a
+/// copy window on it, and then checks that it is still current. Null means closed, or for a moment
+/// moving.
+class file_state final : public std::enable_shared_from_this<file_state> {
+ public:
+  static std::error_code open(const std::filesystem::path& path, const open_options& options,
+                              std::shared_ptr<file_state>& result) noexcept;
+  static std::error_code adopt(native_handle_type file, const open_options& options,
+                               std::shared_ptr<file_state>& result) noexcept;
+  file_state(const std::filesystem::path& path, const open_options& options,
+             const platform::opened_file& file, extent& mapped);
+  file_state(const file_state&) = delete;
+  file_state& operator=(const file_state&) = delete;
+  ~file_state();
+
+  // --- what everybody may ask, any thread ---
+  bool is_open() const noexcept { return !closed_.load(std::memory_order_acquire); }
+  std::uint64_t size() const noexcept {
+    return is_open() ? size_.load(std::memory_order_acquire) : 0;
+  }
+  std::uint64_t capacity() const noexcept;
+  access mode() const noexcept { return options_.mode; }
+  const std::filesystem::path& path() const noexcept { return path_; }
+  const open_options& options() const noexcept { return options_; }
+  std::uint64_t pending_bytes() const noexcept;
+  native_handle_type native_handle() const noexcept {
+    return is_open() ? file_->get() : platform::no_handle;
+  }
+  file_stats stats() const noexcept;
+  std::error_code flush_error() const noexcept { return flushes_.error(); }
+  void clear_flush_error() noexcept { flushes_.clear_error(); }
+
+  // --- blocking verbs; any thread ---
+  failure check(std::uint64_t offset, std::uint64_t length) const noexcept;
+  std::size_t store(std::uint64_t offset, const void* bytes, std::size_t n, failure& why) noexcept;
+  std::size_t load(std::uint64_t offset, void* bytes, std::size_t n, failure& why) noexcept;
+  /// Pins for a view where that takes no detour; null: pin_range() finds out why.
+  pin_slot* pin_fast(std::uint64_t offset, std::uint64_t length, extent*& where) noexcept {
+    extent* const e = current_.load(std::memory_order_acquire);
+    if (e == nullptr || length == 0) return nullptr;
+    where = e;
+    pin_slot* const slot = e->acquire_fast(offset, offset + length);
+    if (slot == nullptr) return nullptr;
+    const std::uint64_t limit = e->limit.load(std::memory_order_seq_cst);
+    if (current_.load(std::memory_order_seq_cst) == e && offset <= limit &&
+        length <= limit - offset)
+      return slot;
+    pin(e, slot, offset << pin_slot::shift | pin_slot::occupied);
+    return nullptr;
+  }
+  /// Pins [offset, offset + length); on success `where` is the extent.
+  pin pin_range(std::uint64_t offset, std::uint64_t length, std::uint64_t flags, extent*& where,
+                failure& why) noexcept;
+  std::error_code flush(bool whole_file, std::uint64_t offset, std::uint64_t length,
+                        durability level) noexcept;
+  std::error_code resize(std::uint64_t new_size) noexcept;
+  std::error_code prefetch(bool whole_file, std::uint64_t offset, std::uint64_t length) noexcept;
+  std::error_code is_resident(std::uint64_t offset, std::uint64_t length, bool& all) noexcept;
+  void close() noexcept;
+  native_handle_type release(std::error_code& error) noexcept;
+
+  // --- awaited verbs: true when done already ---
+  bool start(operation& op) noexcept;
+  /// Takes an operation out of the file's own wait lists; true: the caller owns it.
+  bool withdraw(operation& op) noexcept;
+  /// Remembers an engine, for closing off the loop and for cancelling at close.
+  void used_by(const std::shared_ptr<engine>& home) noexcept;
+
+  // --- for the parts of core ---
+  extent* mapped() const noexcept { return current_.load(std::memory_order_acquire); }
+  shared_handle* opened() const noexcept { return file_; }
+  shared_handle* directory() const noexcept { return directory_; }
+  std::error_code directory_error() const noexcept { return directory_error_; }
+  flush_scheduler& flushes() noexcept { return flushes_; }
+  bool announces() const noexcept { return options_.announce; }
+  /// Tells watchers that bytes were stored: off the loop where there is an engine.
+  void announce(shared_handle& file, const std::shared_ptr<engine>& home) noexcept;
+  /// A pin that somebody waited for is gone.
+  void pins_dropped() noexcept;
+  /// A resize is over or was withdrawn: the next one's turn.
+  void continue_resizes() noexcept;
+
+ private:
+  bool start_update(operation& op) noexcept;
+  bool start_read(operation& op) noexcept;
+  bool start_view(view_operation& op) noexcept;
+  bool start_prefetch(operation& op) noexcept;
+  bool start_flush(operation& op, bool whole_file) noexcept;
+  bool start_resize(operation& op) noexcept;
+  bool start_close(operation& op) noexcept;
+  bool submit(operation& op) noexcept;
+  bool use_file(operation& op) noexcept;
+  extent* pin_for(operation& op) noexcept;
+  bool store_at_once(operation& op) noexcept;
+  void populate_next(operation& op) noexcept;
+  failure store_fault(extent& e, std::uint64_t at) noexcept;
+  void mark_stored(extent& e, std::uint64_t begin, std::uint64_t end) noexcept;
+
+  std::error_code check_resize(std::uint64_t new_size) const noexcept;
+  void advance_resize(operation& op) noexcept;
+  void resize_when_unpinned(operation& op) noexcept;
+  void resize_call_done(operation& op) noexcept;
+  void grow(operation& op) noexcept;
+  void move_to_larger(operation& op) noexcept;
+  void undo_growth(operation& op, std::error_code cause) noexcept;
+  void end_resize(operation& op, std::error_code error) noexcept;
+  std::error_code shut(const operation* closing) noexcept;
+  void let_go_of_mapping(bool here) noexcept;
+
+  const std::filesystem::path path_;
+  const open_options options_;
+  const bool zeroes_tail_;
+  const mapio::medium medium_;
+  std::error_code directory_error_;
+
+  shared_handle* file_;
+  shared_handle* directory_ = nullptr;
+  std::atomic<extent*> current_;
+  std::atomic<bool> closed_{false};
+  std::atomic<std::uint64_t> size_;
+
+  mutable std::mutex mutex_;  // guards what follows, and flushes_
+  std::vector<extent*> retired_;
+  extent* shut_ = nullptr;  // what was current when the file was closed
+  operation_list resizes_;  // waiting for their turn
+  operation* resize_under_way_ = nullptr;
+  bool resize_waits_for_pins_ = false;
+  std::error_code resize_error_;  // why the growth under way is being undone
+  extent* larger_ = nullptr;      // mapped ahead by the growth under way
+  std::atomic<std::uint64_t> last_engine_{0};
+  std::vector<std::weak_ptr<engine>> engines_;
+  flush_scheduler flushes_;
+
+  std::atomic<std::uint64_t> stores_{0};
+  std::atomic<std::uint64_t> worker_stores_{0};
+  std::atomic<std::uint64_t> file_writes_{0};
+  std::atomic<std::uint64_t> reads_at_once_{0};
+  std::atomic<std::uint64_t> reads_off_loop_{0};
+  std::atomic<std::uint64_t> moves_{0};
+  std::atomic<std::uint64_t> page_faults_{0};
+};
+
+}  // namespace detail
+MAPIO_NAMESPACE_END
+
+#endif  // MAPIO_SRC_CORE_FILE_STATE_HPP

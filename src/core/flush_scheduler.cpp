@@ -1,0 +1,379 @@
+#include "flush_scheduler.hpp"
+
+#include "engine.hpp"
+#include "extent.hpp"
+#include "file_state.hpp"
+#include "platform/platform.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail {
+
+// --- range_set
+// -------------------------------------------------------------------------------------------------------------
+
+void range_set::add(std::uint64_t begin, std::uint64_t end) {
+  if (begin >= end) return;
+  auto it = ranges_.upper_bound(begin);
+  if (it != ranges_.begin() && std::prev(it)->second >= begin) {
+    --it;
+    begin = it->first;
+  }
+  while (it != ranges_.end() && it->first <= end) {
+    end = std::max(end, it->second);
+    it = ranges_.erase(it);
+  }
+  ranges_.emplace(begin, end);
+}
+
+void range_set::take(std::uint64_t begin, std::uint64_t end, std::vector<range>& cut) {
+  auto it = ranges_.upper_bound(begin);
+  if (it != ranges_.begin()) --it;
+  while (it != ranges_.end() && it->first < end) {
+    const auto [from, to] = *it;
+    if (to <= begin) {
+      ++it;
+      continue;
+    }
+    cut.push_back({std::max(from, begin), std::min(to, end)});
+    it = ranges_.erase(it);
+    if (from < begin) ranges_.emplace(from, begin);
+    if (to > end) it = ranges_.emplace(end, to).first;
+  }
+}
+
+bool range_set::overlaps(std::uint64_t begin, std::uint64_t end) const noexcept {
+  if (begin >= end) return false;
+  const auto it = ranges_.lower_bound(end);
+  return it != ranges_.begin() && std::prev(it)->second > begin;
+}
+
+// --- flush_scheduler
+// -------------------------------------------------------------------------------------------------------
+
+namespace {
+
+std::uint64_t page_floor(std::uint64_t offset) noexcept {
+  return offset & ~(std::uint64_t{page_size()} - 1);
+}
+std::uint64_t page_ceil(std::uint64_t offset) noexcept {
+  return page_floor(offset + page_size() - 1);
+}
+
+// Calls each(begin, end) in bytes for every page of a cut.
+template <class Each>
+void each_page(const std::vector<dirty_pages::taken>& cut, Each each) {
+  for (const dirty_pages::taken& t : cut)
+    for (std::uint64_t bits = t.bits; bits != 0; bits &= bits - 1) {
+      const std::uint64_t page = t.word * 64 + static_cast<std::uint64_t>(std::countr_zero(bits));
+      each(page * page_size(), (page + 1) * page_size());
+    }
+}
+
+// How many pieces of what was there at open may have been synced singly before the rest is synced
+// with the next of them: a bound on memory.
+constexpr std::size_t most_content_ranges = 1024;
+
+}  // namespace
+
+flush_scheduler::flush_scheduler(file_state& file, std::mutex& mutex, bool unsynced_content,
+                                 bool unsynced_name, std::uint64_t size)
+    : file_(file), mutex_(mutex), name_(unsynced_name), size_generation_(1) {
+  if (unsynced_content) content_.add(0, page_ceil(size));
+  for (lane* l : {&whole_, &range_}) {
+    l->scheduler = this;
+    l->done = [](operation* op) noexcept {
+      auto& done = *static_cast<lane*>(op);
+      done.scheduler->call_done(done);
+    };
+  }
+}
+
+bool flush_scheduler::is_claimed(const lane& l, std::uint64_t begin, std::uint64_t end,
+                                 const extent& e) const noexcept {
+  if (!l.busy) return false;
+  if (durable_generation_ != size_generation_ && l.size_generation == size_generation_) return true;
+  if (l.with_name) return true;
+  if (l.end <= begin || end <= l.begin) return false;
+  for (const range_set::range& r : l.content_cut)
+    if (r.begin < end && begin < r.end) return true;
+  bool claimed = false;
+  // A page that was written again since is not the claimant's any more: the later sync writes all
+  // of it.
+  each_page(l.cut, [&](std::uint64_t from, std::uint64_t to) {
+    claimed = claimed || (from < end && begin < to && !e.dirty.any(from, to));
+  });
+  return claimed;
+}
+
+bool flush_scheduler::is_lost(std::uint64_t begin, std::uint64_t end,
+                              const extent& e) const noexcept {
+  bool lost = false;
+  lost_.each_overlapping(begin, end, [&](std::uint64_t from, std::uint64_t to) {
+    lost = !e.dirty.all(from, to);
+    return !lost;
+  });
+  return lost;
+}
+
+bool flush_scheduler::join(operation& op, bool whole_file) noexcept {
+  lane& own = whole_file ? whole_ : range_;
+  bool starts = false;
+  {
+    std::lock_guard lock(mutex_);
+    ++stats_.flush_calls;
+    extent* const e = file_.mapped();
+    if (e == nullptr) {
+      op.error = errc::not_open;
+      return true;
+    }
+    const std::uint64_t limit = e->limit.load(std::memory_order_relaxed);
+    if (!whole_file && (op.offset > limit || op.length > limit - op.offset)) {
+      op.error = errc::out_of_range;
+      return true;
+    }
+    if (file_.mode() != access::read_write || (!whole_file && op.length == 0)) return true;
+    const std::uint64_t begin = whole_file ? 0 : page_floor(op.offset);
+    const std::uint64_t end = page_ceil(whole_file ? limit : op.offset + op.length);
+    if (poison_ || is_lost(begin, end, *e)) {
+      op.error = errc::flush_failed;
+      return true;
+    }
+    op.at = begin;
+    op.count = end - begin;
+    op.step = 0;
+    const bool pinned = e->has_writable_pin(begin, end);
+    const bool size_due = durable_generation_ != size_generation_ &&
+                          !(whole_.busy && whole_.size_generation == size_generation_) &&
+                          !(range_.busy && range_.size_generation == size_generation_);
+    const bool due =
+        e->dirty.any(begin, end) || pinned || size_due || name_ || content_.overlaps(begin, end);
+    const bool in_whole = is_claimed(whole_, begin, end, *e);
+    const bool in_range = is_claimed(range_, begin, end, *e);
+    if (due) {
+      op.step = (&own == &whole_ ? in_range : in_whole) ? 1 : 0;
+      own.gathering.push(op);
+      starts = !own.busy && begin_sync(own);
+    } else if (in_whole || in_range) {
+      op.step = in_whole && in_range ? 1 : 0;
+      (in_range ? range_ : whole_).riding.push(op);
+    } else {
+      ++stats_.clean_flushes;
+      return true;
+    }
+  }
+  if (starts) own.runner->submit(own);
+  return false;
+}
+
+bool flush_scheduler::begin_sync(lane& l) noexcept {
+  extent* const e = file_.mapped();
+  l.riding.append(std::move(l.gathering));
+  operation* const leader = l.riding.front();
+  l.busy = true;
+  l.home = leader->home;
+  l.runner = leader->runner;
+  l.file = file_.shared_from_this();
+  l.begin = ~std::uint64_t{0};
+  l.end = 0;
+  for (const operation* it = leader; it != nullptr; it = it->next) {
+    l.begin = std::min(l.begin, it->at);
+    l.end = std::max(l.end, it->at + it->count);
+  }
+  if (content_.count() > most_content_ranges) {
+    l.begin = 0;
+    l.end = ~std::uint64_t{0};
+  }
+  l.cut.clear();
+  l.content_cut.clear();
+  l.error = {};
+  l.dropped = false;
+  l.size_generation = size_generation_;
+  l.with_name = std::exchange(name_, false);
+  l.with_announcement =
+      file_.announces() && e->unannounced.exchange(false, std::memory_order_relaxed);
+  try {
+    content_.take(l.begin, l.end, l.content_cut);
+    e->dirty.take(l.begin, l.end, l.cut);
+  } catch (...) {
+    // Too little memory to remember what was taken: as if it had all been taken, if the sync fails.
+    l.content_cut.clear();
+    l.cut.clear();
+    e->dirty.clear(l.begin, l.end);
+    l.begin = 0;
+    l.end = ~std::uint64_t{0};
+  }
+  // Every store whose mark found its bit set, and left it at that, is now visible to the sync.
+  platform::heavy_barrier();
+  l.mapped = e;
+  e->retain();
+  l.opened = file_.opened();
+  l.opened->retain();
+  l.what = call::sync;
+  l.handle = l.opened->get();
+  // A sync of a range counts in 32 bits on some engines; a range of gigabytes is as well served by
+  // a whole one.
+  const bool ranged = &l == &range_ && l.end - l.begin < (std::uint64_t{1} << 31);
+  l.at = ranged ? l.begin : 0;
+  l.count = ranged ? l.end - l.begin : 0;
+  if (ranged && l.count == 0) l.count = page_size();  // only the size is due
+  l.address = e->base() + l.at;
+  ++stats_.syncs;
+  return true;
+}
+
+void flush_scheduler::call_done(lane& l) noexcept {
+  if (!l.dropped && !l.error && l.what == call::sync && l.with_name) {
+    if (shared_handle* directory = file_.directory()) {
+      l.what = call::sync_name;
+      l.handle = directory->get();
+      l.runner->submit(l);
+      return;
+    }
+  }
+  end_sync(l);
+}
+
+void flush_scheduler::fail_gathering(lane& l, std::error_code cause,
+                                     operation_list& finished) noexcept {
+  while (operation* op = l.gathering.pop()) {
+    op->error = cause;
+    finished.push(*op);
+  }
+}
+
+void flush_scheduler::settle(lane& l, operation_list& finished) noexcept {
+  extent* const e = file_.mapped() != nullptr ? file_.mapped() : l.mapped;
+  if (l.dropped) {
+    // The engine was shut down before it came to this sync. Its own waiters are gone; the others
+    // want one still.
+    e->dirty.put_back(l.cut);
+    for (const range_set::range& r : l.content_cut)
+      content_.add(r.begin, r.end);
+    name_ = name_ || l.with_name;
+    operation_list again = std::move(l.riding);
+    again.append(std::move(l.gathering));
+    l.gathering = std::move(again);
+    return;
+  }
+  std::error_code verdict = l.error;
+  if (!verdict && l.with_name && l.what == call::sync) {
+    // The data is durable, the name cannot be made so: an error for these waiters, and due still.
+    name_ = true;
+    verdict = file_.directory_error();
+    durable_generation_ = std::max(durable_generation_, l.size_generation);
+  } else if (verdict || poison_) {
+    if (verdict) {
+      ++stats_.sync_failures;
+      if (!poison_) poison_ = verdict;
+    } else {
+      verdict =
+          errc::flush_failed;  // the other lane's failure may have been about these pages as well
+    }
+    name_ = name_ || l.with_name;
+    if (l.cut.empty() && l.content_cut.empty() && l.end == ~std::uint64_t{0})
+      lost_.add(0, page_ceil(file_.size()));
+    each_page(l.cut, [&](std::uint64_t from, std::uint64_t to) { lost_.add(from, to); });
+    for (const range_set::range& r : l.content_cut)
+      lost_.add(r.begin, r.end);
+    fail_gathering(whole_, errc::flush_failed, finished);
+    fail_gathering(range_, errc::flush_failed, finished);
+  } else {
+    durable_generation_ = std::max(durable_generation_, l.size_generation);
+    if (!lost_.empty()) {
+      std::vector<range_set::range> rewritten;
+      each_page(l.cut,
+                [&](std::uint64_t from, std::uint64_t to) { lost_.take(from, to, rewritten); });
+    }
+  }
+  lane& beside = other(l);
+  while (operation* op = l.riding.pop()) {
+    ++stats_.sync_waiters;
+    if (!verdict && op->step != 0 && beside.busy &&
+        is_claimed(beside, op->at, op->at + op->count, *e)) {
+      op->step = 0;
+      beside.riding.push(*op);
+      continue;
+    }
+    op->error = verdict;
+    finished.push(*op);
+  }
+}
+
+void flush_scheduler::end_sync(lane& l) noexcept {
+  const std::shared_ptr<file_state> keep = std::move(l.file);
+  const std::shared_ptr<engine> home = std::move(l.home);
+  extent* mapped = nullptr;
+  shared_handle* opened = nullptr;
+  bool again = false;
+  bool announce = false;
+  operation_list finished;
+  {
+    std::lock_guard lock(mutex_);
+    settle(l, finished);
+    mapped = std::exchange(l.mapped, nullptr);
+    opened = std::exchange(l.opened, nullptr);
+    l.busy = false;
+    announce = l.with_announcement;
+    if (!l.gathering.empty()) {
+      if (file_.mapped() == nullptr)
+        fail_gathering(l, errc::not_open, finished);
+      else
+        again = begin_sync(l);
+    }
+  }
+  if (announce) file_.announce(*opened, home);
+  if (again) l.runner->submit(l);
+  mapped->release();
+  opened->release();
+  finish(std::move(finished));
+}
+
+bool flush_scheduler::withdraw(operation& op) noexcept {
+  for (lane* l : {&whole_, &range_})
+    if (l->gathering.remove(op) || l->riding.remove(op)) return true;
+  return false;
+}
+
+operation_list flush_scheduler::withdraw_awaited() noexcept {
+  operation_list awaited;
+  for (lane* l : {&whole_, &range_})
+    for (operation_list* list : {&l->gathering, &l->riding}) {
+      operation_list kept;
+      while (operation* op = list->pop())
+        (op->home ? awaited : kept).push(*op);
+      *list = std::move(kept);
+    }
+  return awaited;
+}
+
+void flush_scheduler::store_refused(std::uint64_t begin, std::uint64_t end,
+                                    std::error_code cause) noexcept {
+  std::lock_guard lock(mutex_);
+  if (!poison_) poison_ = cause;
+  lost_.add(page_floor(begin), page_ceil(end));
+}
+
+std::error_code flush_scheduler::error() const noexcept {
+  std::lock_guard lock(mutex_);
+  return poison_;
+}
+
+void flush_scheduler::clear_error() noexcept {
+  std::lock_guard lock(mutex_);
+  poison_ = {};
+}
+
+void flush_scheduler::add_to(file_stats& stats) const noexcept {
+  stats.flush_calls = stats_.flush_calls;
+  stats.syncs = stats_.syncs;
+  stats.sync_waiters = stats_.sync_waiters;
+  stats.clean_flushes = stats_.clean_flushes;
+  stats.sync_failures = stats_.sync_failures;
+}
+
+}  // namespace detail
+MAPIO_NAMESPACE_END

@@ -1,0 +1,127 @@
+#ifndef MAPIO_SRC_CORE_FLUSH_SCHEDULER_HPP
+#define MAPIO_SRC_CORE_FLUSH_SCHEDULER_HPP
+
+#include "dirty_pages.hpp"
+#include "operation_list.hpp"
+
+#include <mapio/detail/operation.hpp>
+
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <system_error>
+#include <vector>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail {
+
+class extent;
+class shared_handle;
+
+/// A set of disjoint ranges of bytes.
+class range_set {
+ public:
+  struct range {
+    std::uint64_t begin;
+    std::uint64_t end;
+  };
+
+  void add(std::uint64_t begin, std::uint64_t end);
+  /// Takes [begin, end) out and appends what was in it to `cut`.
+  void take(std::uint64_t begin, std::uint64_t end, std::vector<range>& cut);
+  bool overlaps(std::uint64_t begin, std::uint64_t end) const noexcept;
+  bool empty() const noexcept { return ranges_.empty(); }
+  std::size_t count() const noexcept { return ranges_.size(); }
+  template <class Each>
+  void each_overlapping(std::uint64_t begin, std::uint64_t end, Each each) const {
+    for (const auto& [from, to] : ranges_)
+      if (from < end && begin < to && !each(from > begin ? from : begin, to < end ? to : end))
+        return;
+  }
+
+ private:
+  std::map<std::uint64_t, std::uint64_t> ranges_;
+};
+
+/// Merges the flushes of one file into as few syncs as possible, and knows what is not durable.
+///
+/// There are two lanes, one for flushes of the whole file and one for ranges, so that a small flush
+/// never queues behind a large one. A lane has at most one sync in flight; what arrives meanwhile
+/// gathers, and the next sync serves all of it. The first of a batch leads: its engine, or its
+/// blocked thread, carries the sync out for all.
+///
+/// What must be synced is: pages with a dirty bit, pages under a live mutable region, everything
+/// that was in the file when it was opened (somebody before us may not have synced), the size when
+/// it changed, the name when open may have created it.
+///
+/// Why nothing is lost: a waiter joins after its stores are marked. Joining reads pins, bits and
+/// claims, in the order in which a drop of a pin goes the other way (mark, then unregister), so
+/// that one of them is seen. A batch publishes its claim before it takes the bits. So a waiter
+/// either finds its bits and waits for a sync that starts later, or finds the claim of the sync
+/// that took them and waits for that, or that sync is over: then its bytes are durable, or the file
+/// is poisoned.
+class flush_scheduler {
+ public:
+  flush_scheduler(file_state& file, std::mutex& mutex, bool unsynced_content, bool unsynced_name,
+                  std::uint64_t size);
+
+  /// Waits for a sync on behalf of `op`. True: it is over at once, with op.error.
+  bool join(operation& op, bool whole_file) noexcept;
+  /// Takes a waiter out; true: it was waiting, and the caller owns it.
+  bool withdraw(operation& op) noexcept;  // under the file's mutex
+  /// The file is being closed: takes the waiters that are not blocked threads out.
+  operation_list withdraw_awaited() noexcept;  // under the file's mutex
+  /// The size was changed: the next flush makes it durable.
+  void size_changed() noexcept { ++size_generation_; }  // under the file's mutex
+  /// A store was refused by the OS although the file reaches that far: nothing may claim that it is
+  /// durable.
+  void store_refused(std::uint64_t begin, std::uint64_t end, std::error_code cause) noexcept;
+  std::error_code error() const noexcept;
+  void clear_error() noexcept;
+  bool is_busy() const noexcept { return whole_.busy || range_.busy; }  // under the file's mutex
+  void add_to(file_stats& stats) const noexcept;                        // under the file's mutex
+
+ private:
+  struct lane final : operation {
+    bool busy = false;
+    bool with_name = false;
+    bool with_announcement = false;
+    extent* mapped = nullptr;         // what is synced stays mapped meanwhile,
+    shared_handle* opened = nullptr;  // and open
+    flush_scheduler* scheduler = nullptr;
+    operation_list gathering;
+    operation_list riding;
+    std::uint64_t begin = 0;
+    std::uint64_t end = 0;
+    std::vector<dirty_pages::taken> cut;
+    std::vector<range_set::range> content_cut;
+    std::uint64_t size_generation = 0;
+  };
+
+  bool begin_sync(lane& l) noexcept;
+  void call_done(lane& l) noexcept;
+  void end_sync(lane& l) noexcept;
+  void settle(lane& l, operation_list& finished) noexcept;
+  void fail_gathering(lane& l, std::error_code cause, operation_list& finished) noexcept;
+  bool is_claimed(const lane& l, std::uint64_t begin, std::uint64_t end,
+                  const extent& e) const noexcept;
+  bool is_lost(std::uint64_t begin, std::uint64_t end, const extent& e) const noexcept;
+  lane& other(const lane& l) noexcept { return &l == &whole_ ? range_ : whole_; }
+
+  file_state& file_;
+  std::mutex& mutex_;
+  lane whole_;
+  lane range_;
+  range_set content_;  // was there at open, and was not synced by us yet
+  range_set lost_;     // a sync of it failed; not durable until it is written again
+  bool name_ = false;
+  std::uint64_t size_generation_ = 0;
+  std::uint64_t durable_generation_ = 0;
+  std::error_code poison_;
+  file_stats stats_;
+};
+
+}  // namespace detail
+MAPIO_NAMESPACE_END
+
+#endif  // MAPIO_SRC_CORE_FLUSH_SCHEDULER_HPP

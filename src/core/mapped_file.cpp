@@ -1,0 +1,96 @@
+#include <mapio/mapped_file.hpp>
+
+#include "engine.hpp"
+#include "file_state.hpp"
+
+#include <asio/error.hpp>
+
+#include <utility>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail {
+namespace {
+
+bool start_open(operation& op) noexcept {
+  op.what = call::work;
+  op.work = [](operation* self) noexcept {
+    auto& open = static_cast<open_operation&>(*self);
+    open.error = file_state::open(open.path, open.options, open.opened);
+  };
+  op.done = [](operation* self) noexcept {
+    auto& open = static_cast<open_operation&>(*self);
+    if (open.opened) open.opened->used_by(open.home);
+    // As with mapping::open, what was open before is let go of either way, unless nothing was
+    // tried.
+    if (!open.dropped && open.error != asio::error::operation_aborted)
+      open.owner->file(std::move(open.opened));
+    finish(open);
+  };
+  if (!op.home->enroll(op)) {
+    op.error = asio::error::operation_aborted;
+    return true;
+  }
+  op.runner->submit(op);
+  return false;
+}
+
+bool start_any(operation& op, const std::shared_ptr<handle_state>& handle) noexcept {
+  if (!handle || !op.home) {
+    op.error = errc::not_open;
+    return true;
+  }
+  if (op.home->is_foreign()) {
+    op.error = errc::unsupported;
+    return true;
+  }
+  op.error = op.home->ensure_started();
+  if (op.error) return true;
+  op.runner = op.home.get();
+  op.owner = handle;
+  if (op.kind == verb::open) return start_open(op);
+  op.file = handle->file();
+  if (!op.file || !op.file->is_open()) {
+    op.error = errc::not_open;
+    return true;
+  }
+  op.file->used_by(op.home);
+  return op.file->start(op);
+}
+
+}  // namespace
+
+bool start(operation& op, const std::shared_ptr<handle_state>& handle) noexcept {
+  if (!start_any(op, handle)) return false;
+  let_go(op);
+  return true;
+}
+
+void cancel(cancel_link& link, asio::cancellation_type_t type) noexcept {
+  operation* withdrawn = nullptr;
+  auto from = engine::withdrawal::none;
+  {
+    std::lock_guard lock(link.mutex);
+    operation* const op = link.target;
+    if (op == nullptr || !op->home) return;
+    // Total cancellation promises that nothing happened: always true of waits, and of the rest
+    // while they are queued.
+    const bool may_interrupt =
+        (type & (asio::cancellation_type::terminal | asio::cancellation_type::partial)) !=
+            asio::cancellation_type::none ||
+        op->kind == verb::view || op->kind == verb::prefetch || op->kind == verb::read;
+    from = op->home->cancel(*op, !may_interrupt);
+    withdrawn = op;
+  }
+  if (from != engine::withdrawal::none) engine::end_withdrawn(*withdrawn, from);
+}
+
+void cancel_all(const std::shared_ptr<handle_state>& handle,
+                const std::shared_ptr<engine>& home) noexcept {
+  const auto same_handle = [](const operation& op, const void* what) {
+    return op.owner.get() == what;
+  };
+  home->cancel_if(same_handle, handle.get());
+}
+
+}  // namespace detail
+MAPIO_NAMESPACE_END

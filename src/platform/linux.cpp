@@ -1,0 +1,235 @@
+#include "posix.hpp"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <string>
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <linux/membarrier.h>
+#include <sys/mman.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail::platform {
+
+using posix::last_error;
+
+namespace {
+
+// Not in the headers of Debian 12.
+constexpr int madvise_populate_read = 22;
+constexpr long xfs_magic = 0x58465342;
+constexpr long cifs_magic = 0xFF534D42;
+constexpr long smb2_magic = 0xFE534D42;
+constexpr long hugetlbfs_magic = 0x958458f6;
+constexpr long ramfs_magic = 0x858458f6;
+
+constexpr std::uint64_t reservation_budget = std::uint64_t{16} << 40;
+std::atomic<std::uint64_t> reserved{0};
+
+#if defined(__SANITIZE_THREAD__)
+#define MAPIO_THREAD_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define MAPIO_THREAD_SANITIZED 1
+#endif
+#endif
+
+}  // namespace
+
+// --- mapping
+// ---------------------------------------------------------------------------------------------------------------
+
+std::error_code map(native_handle_type file, access mode, std::uint64_t capacity,
+                    std::byte*& base) noexcept {
+  const int protection = mode == access::read_only ? PROT_READ : PROT_READ | PROT_WRITE;
+  const int flags = mode == access::copy_on_write ? MAP_PRIVATE : MAP_SHARED;
+  void* address = ::mmap(nullptr, static_cast<std::size_t>(capacity), protection,
+                         flags | MAP_NORESERVE, file, 0);
+  if (address == MAP_FAILED) return last_error();
+  base = static_cast<std::byte*>(address);
+  reserved.fetch_add(capacity, std::memory_order_relaxed);
+  // Neither a core dump of the reservation nor of the file's content is of use to anybody. Best
+  // effort.
+  ::madvise(address, static_cast<std::size_t>(capacity), MADV_DONTDUMP);
+  return {};
+}
+
+void unmap(std::byte* base, std::uint64_t capacity) noexcept {
+  ::munmap(base, static_cast<std::size_t>(capacity));
+  reserved.fetch_sub(capacity, std::memory_order_relaxed);
+}
+
+std::uint64_t largest_reservation() noexcept {
+#if defined(MAPIO_THREAD_SANITIZED)
+  return std::uint64_t{1} << 30;  // its shadow memory takes the rest
+#else
+  const std::uint64_t used = reserved.load(std::memory_order_relaxed);
+  return used < reservation_budget ? reservation_budget - used : 0;
+#endif
+}
+
+std::error_code resident(const std::byte* address, std::uint64_t length, bool& all) noexcept {
+  const auto page = static_cast<std::uintptr_t>(page_size());
+  auto at = reinterpret_cast<std::uintptr_t>(address) & ~(page - 1);
+  const std::uintptr_t end =
+      (reinterpret_cast<std::uintptr_t>(address) + length + page - 1) & ~(page - 1);
+  std::array<unsigned char, 1024> pages;
+  all = true;
+  while (at < end && all) {
+    const std::size_t piece = std::min<std::size_t>(end - at, pages.size() * page);
+    if (::mincore(reinterpret_cast<void*>(at), piece, pages.data()) != 0) {
+      all = false;
+      return last_error();
+    }
+    all = std::all_of(pages.begin(), pages.begin() + static_cast<std::ptrdiff_t>(piece / page),
+                      [](unsigned char c) { return (c & 1) != 0; });
+    at += piece;
+  }
+  return {};
+}
+
+// --- carrying out
+// ----------------------------------------------------------------------------------------------------------
+
+namespace posix {
+
+void identify(int file, opened_file& result) noexcept {
+  struct statfs status {};
+  if (::fstatfs(file, &status) != 0) return;
+  const auto type = static_cast<long>(status.f_type) & 0xFFFFFFFFL;
+  switch (type) {
+  case EXT4_SUPER_MAGIC:
+  case xfs_magic:
+  case BTRFS_SUPER_MAGIC:
+    result.medium = medium::local;
+    result.zeroes_tail = true;
+    break;
+  case F2FS_SUPER_MAGIC:
+  case MSDOS_SUPER_MAGIC:
+    result.medium = medium::local;
+    break;
+  case hugetlbfs_magic:
+    result.medium = medium::volatile_memory;
+    result.fixed_size = true;
+    break;
+  case TMPFS_MAGIC:
+  case ramfs_magic:
+    result.medium = medium::volatile_memory;
+    break;
+  case NFS_SUPER_MAGIC:
+  case SMB_SUPER_MAGIC:
+  case cifs_magic:
+  case smb2_magic:
+    result.medium = medium::network;
+    break;
+  default:
+    break;
+  }
+}
+
+int open_unnamed(const std::filesystem::path& path, int flags, unsigned permissions) {
+  std::filesystem::path parent = path.parent_path();
+  if (parent.empty()) parent = ".";
+  return ::open(parent.c_str(), (flags & ~(O_NOFOLLOW | O_NONBLOCK)) | O_TMPFILE, permissions);
+}
+
+bool give_name(int file, const std::filesystem::path& path) {
+  // The way that needs no privilege.
+  const std::string self = "/proc/self/fd/" + std::to_string(file);
+  return ::linkat(AT_FDCWD, self.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) == 0;
+}
+
+void sync(operation& op) noexcept {
+  // msync of a range syncs the range of the file behind it, and of the metadata what is needed to
+  // read it back.
+  const auto call = [&] {
+    return op.count == 0 || op.address == nullptr
+               ? ::fdatasync(op.handle)
+               : ::msync(op.address, static_cast<std::size_t>(op.count), MS_SYNC);
+  };
+  while (call() != 0) {
+    if (errno == EINTR) continue;
+    op.error = last_error();
+    return;
+  }
+}
+
+void start_writeback(operation& op) noexcept {
+  if (::sync_file_range(op.handle, static_cast<off64_t>(op.at), static_cast<off64_t>(op.count),
+                        SYNC_FILE_RANGE_WRITE) != 0 &&
+      errno != ENOSYS && errno != ESPIPE)
+    op.error = last_error();
+}
+
+void populate(operation& op) noexcept {
+  // In pieces, so that a huge range does not keep the memory map locked for long.
+  constexpr std::uint64_t piece = std::uint64_t{4} << 20;
+  std::uint64_t done = 0;
+  while (done < op.count) {
+    const auto n = static_cast<std::size_t>(std::min(piece, op.count - done));
+    if (::madvise(op.address + done, n, madvise_populate_read) == 0) {
+      done += n;
+      continue;
+    }
+    if (errno == EINTR || errno == EAGAIN) continue;
+    if (errno != EINVAL) {
+      // EFAULT is how it says that a touch would have raised SIGBUS.
+      op.error = errno == EFAULT ? std::error_code(errc::page_fault) : last_error();
+      return;
+    }
+    // Before Linux 5.14: touch them.
+    std::byte touched;
+    for (std::uint64_t at = done; at < op.count; at += page_size())
+      if (guarded_copy(&touched, op.address + at, 1) != 1) {
+        op.error = errc::page_fault;
+        return;
+      }
+    return;
+  }
+}
+
+void allocate(operation& op) noexcept {
+  while (::fallocate(op.handle, 0, static_cast<off_t>(op.at), static_cast<off_t>(op.count)) != 0) {
+    if (errno == EINTR) continue;
+    op.error = last_error();
+    return;
+  }
+}
+
+}  // namespace posix
+
+// --- barriers
+// --------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+int membarrier(int command) noexcept {
+  return static_cast<int>(::syscall(SYS_membarrier, command, 0, 0));
+}
+
+bool register_barrier() noexcept {
+#if defined(MAPIO_THREAD_SANITIZED)
+  return false;  // it cannot see this barrier, and would report what is ordered by it
+#else
+  return membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0;
+#endif
+}
+
+}  // namespace
+
+// Set before main() and never changed: a thread that took the cheap way must be seen by the one
+// that relies on it.
+const bool barrier_available = register_barrier();
+
+void heavy_barrier() noexcept {
+  if (barrier_available) membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+}
+
+}  // namespace detail::platform
+MAPIO_NAMESPACE_END

@@ -1,0 +1,86 @@
+#ifndef MAPIO_SRC_PLATFORM_PLATFORM_HPP
+#define MAPIO_SRC_PLATFORM_PLATFORM_HPP
+
+// What core and the engines need of an operating system. One file per OS implements it; nothing
+// else talks to the OS but the engines and the watchers.
+
+#include <mapio/detail/operation.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <system_error>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail::platform {
+
+inline constexpr native_handle_type no_handle = native_handle_type(-1);
+
+/// A file as open() leaves it, with what the rest needs to know about where it lives.
+struct opened_file {
+  native_handle_type file = no_handle;
+  native_handle_type directory =
+      no_handle;  // of a file that open may have created: its name is not durable yet
+  std::error_code directory_error;  // why there is no directory handle though there should be
+  std::uint64_t size = 0;
+  mapio::medium medium = mapio::medium::unknown;
+  bool zeroes_tail =
+      false;                // growth zeroes what was stored behind the old end, on this file system
+  bool fixed_size = false;  // nothing can be mapped beyond the end (hugetlbfs)
+  bool created = false;     // by open(), which removes it again when the caller says so
+};
+
+/// Opens or creates a regular file and gives it its size; after an error nothing is left open or
+/// created.
+std::error_code open(const std::filesystem::path& path, const open_options& options,
+                     opened_file& result);
+/// Looks at a file that is open already; does not close it on error.
+std::error_code inspect(native_handle_type file, const open_options& options, opened_file& result);
+void close(native_handle_type handle) noexcept;
+std::error_code file_size(native_handle_type file, std::uint64_t& size) noexcept;
+
+/// Maps `capacity` bytes of a file, more than it has where the OS can do that.
+std::error_code map(native_handle_type file, access mode, std::uint64_t capacity,
+                    std::byte*& base) noexcept;
+void unmap(std::byte* base, std::uint64_t capacity) noexcept;
+/// Returns the address space to reserve for a file beyond its size when the user did not say, or 0
+/// where there is none.
+std::uint64_t largest_reservation() noexcept;
+/// Tells whether `error` of map() can be cured by asking for less.
+bool is_out_of_address_space(const std::error_code& error) noexcept;
+bool is_disk_full(const std::error_code& error) noexcept;
+/// Tells whether the file system cannot preallocate, so that growth is a plain truncate.
+bool is_not_supported(const std::error_code& error) noexcept;
+
+/// Returns zeroed memory that costs nothing until it is written; null when there is none.
+void* allocate_zeroed(std::size_t bytes) noexcept;
+void free_zeroed(void* memory, std::size_t bytes) noexcept;
+
+/// Tells whether every page of the range is in memory; never waits for the disk.
+std::error_code resident(const std::byte* address, std::uint64_t length, bool& all) noexcept;
+
+/// Carries out op.what, blocking; sets error and transferred.
+void perform(operation& op) noexcept;
+
+/// Installs the fault handler, once per process.
+void guard_faults();
+/// Copies and survives a fault; returns the bytes of whole pages before it.
+std::size_t guarded_copy(void* destination, const void* source, std::size_t n) noexcept;
+
+/// Tells whether heavy_barrier() makes a full barrier in every other thread, so that those need
+/// none of their own.
+extern const bool barrier_available;
+inline bool has_heavy_barrier() noexcept {
+  return barrier_available;
+}
+void heavy_barrier() noexcept;
+
+/// Keeps the application's signals away from this thread, which is ours; faults stay deliverable.
+void block_signals() noexcept;
+
+/// Counts the forks that lie between the first process and this one.
+unsigned fork_generation() noexcept;
+
+}  // namespace detail::platform
+MAPIO_NAMESPACE_END
+
+#endif  // MAPIO_SRC_PLATFORM_PLATFORM_HPP

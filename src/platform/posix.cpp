@@ -1,0 +1,551 @@
+#include "posix.hpp"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <csetjmp>
+#include <csignal>
+#include <cstring>
+#include <limits>
+#include <mutex>
+#include <string>
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+MAPIO_NAMESPACE_BEGIN
+
+std::size_t page_size() noexcept {
+  static const auto size = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  return size;
+}
+
+namespace detail::platform {
+
+using posix::last_error;
+
+namespace {
+
+std::error_code error_of(std::errc e) noexcept {
+  return {static_cast<int>(e), std::system_category()};
+}
+
+template <class Call>
+auto retry_interrupted(Call call) noexcept {
+  for (;;) {
+    const auto result = call();
+    if (result >= 0 || errno != EINTR) return result;
+  }
+}
+
+// --- opening
+// ---------------------------------------------------------------------------------------------------------------
+
+int open_flags(const open_options& options) noexcept {
+  // O_NONBLOCK: opening a FIFO must not wait for its other end. It means nothing for the regular
+  // files that we keep.
+  int flags = O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+  flags |= options.mode == access::read_write ? O_RDWR : O_RDONLY;
+  if (!options.follow_symlinks) flags |= O_NOFOLLOW;
+  return flags;
+}
+
+int open_file(const char* path, int flags, mode_t permissions = 0) noexcept {
+  return retry_interrupted([&] { return ::open(path, flags, permissions); });
+}
+
+std::error_code grow(int file, std::uint64_t from, std::uint64_t to, bool preallocate) noexcept {
+  struct growth final : operation {
+  } op;
+  op.handle = file;
+  op.at = preallocate ? from : to;
+  op.count = to - from;
+  op.what = preallocate ? call::allocate : call::truncate;
+  perform(op);
+  if (preallocate && op.error && is_not_supported(op.error)) {
+    op.error = {};
+    op.what = call::truncate;
+    op.at = to;
+    perform(op);
+  }
+  return op.error;
+}
+
+std::error_code size_new_file(int file, const open_options& options) noexcept {
+  return options.size == 0 ? std::error_code() : grow(file, 0, options.size, options.preallocate);
+}
+
+bool is_same_file(int a, int b) noexcept {
+  struct stat of_a {
+  }, of_b{};
+  return ::fstat(a, &of_a) == 0 && ::fstat(b, &of_b) == 0 && of_a.st_ino == of_b.st_ino &&
+         of_a.st_dev == of_b.st_dev;
+}
+
+/// Opens a file that got its name after it was opened by that name, which is the one that others
+/// are shown from then on: who watches the folder, and who looks at what this process has open and
+/// mapped.
+int reopen(int file, const std::filesystem::path& path, int flags) noexcept {
+  const int named = open_file(path.c_str(), flags);
+  if (named < 0) return file;
+  const bool same = is_same_file(file, named);
+  ::close(same ? file : named);
+  return same ? named : file;
+}
+
+/// Creates a file that nobody can see before it has its size. Where the file system cannot do that,
+/// it has a moment with a name and without a size.
+std::error_code create_file(const std::filesystem::path& path, int flags,
+                            const open_options& options, int& file) {
+  const auto permissions = static_cast<mode_t>(options.permissions) & 07777;
+  if (options.size != 0) {
+    const int unnamed = posix::open_unnamed(path, flags, permissions);
+    if (unnamed >= 0) {
+      std::error_code error = size_new_file(unnamed, options);
+      const bool named = !error && posix::give_name(unnamed, path);
+      if (named) {
+        file = reopen(unnamed, path, flags);
+        return {};
+      }
+      if (!error && errno == EEXIST) error = last_error();
+      ::close(unnamed);
+      if (error) return error;
+    }
+  }
+  file = open_file(path.c_str(), flags | O_CREAT | O_EXCL, permissions);
+  if (file < 0) return last_error();
+  const std::error_code error = size_new_file(file, options);
+  if (error) {
+    ::unlink(path.c_str());
+    ::close(file);
+  }
+  return error;
+}
+
+/// Opens, or creates, without a moment in between in which somebody else could do the same.
+std::error_code open_or_create(const std::filesystem::path& path, int flags,
+                               const open_options& options, int& file, bool& created) {
+  // A file that comes and goes between the two calls is tried again, but not for ever.
+  for (int tries = 0; tries < 100; ++tries) {
+    file = open_file(path.c_str(), flags);
+    if (file >= 0 || errno != ENOENT) return file >= 0 ? std::error_code() : last_error();
+    const std::error_code error = create_file(path, flags, options, file);
+    created = !error;
+    if (error != std::errc::file_exists) return error;
+  }
+  // A dangling symbolic link is there for O_EXCL and is not for a plain open: the file it names can
+  // still be created.
+  file = open_file(path.c_str(), flags | O_CREAT, static_cast<mode_t>(options.permissions) & 07777);
+  created = file >= 0;
+  return created ? size_new_file(file, options) : last_error();
+}
+
+std::error_code check_regular(int file, struct stat& status) noexcept {
+  if (::fstat(file, &status) != 0) return last_error();
+  if (S_ISREG(status.st_mode)) return {};
+  return error_of(S_ISDIR(status.st_mode) ? std::errc::is_a_directory : std::errc::no_such_device);
+}
+
+std::error_code cut(int file, std::uint64_t size) noexcept {
+  return retry_interrupted([&] { return ::ftruncate(file, static_cast<off_t>(size)); }) == 0
+             ? std::error_code()
+             : last_error();
+}
+
+/// Gives a file that is to begin anew `size` zero bytes. What was in it is only given up once the
+/// new size is certain.
+std::error_code start_over(int file, std::uint64_t old_size, const open_options& options) noexcept {
+  if (options.size > old_size) {
+    if (std::error_code error = grow(file, old_size, options.size, options.preallocate)) {
+      static_cast<void>(cut(file, old_size));
+      return error;
+    }
+  }
+  if (old_size != 0)
+    if (std::error_code error = cut(file, 0)) return error;
+  return options.size == 0 || (options.size > old_size && old_size == 0)
+             ? std::error_code()
+             : grow(file, 0, options.size, options.preallocate);
+}
+
+void open_directory(const std::filesystem::path& path, int file, opened_file& result) noexcept {
+  try {
+    // The name that must become durable is the one behind symbolic links.
+    std::error_code error;
+    std::filesystem::path real = std::filesystem::canonical(path, error);
+    if (error) real = path;
+    std::filesystem::path parent = real.parent_path();
+    if (parent.empty()) parent = ".";
+    result.directory = open_file(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (result.directory < 0) {
+      result.directory_error = last_error();
+      return;
+    }
+    struct stat by_name {
+    }, by_handle{};
+    if (::fstatat(result.directory, real.filename().c_str(), &by_name, AT_SYMLINK_NOFOLLOW) == 0 &&
+        ::fstat(file, &by_handle) == 0 && by_name.st_ino == by_handle.st_ino &&
+        by_name.st_dev == by_handle.st_dev)
+      return;
+    // Renamed under our hands: there is no saying which directory holds the name.
+    ::close(std::exchange(result.directory, no_handle));
+    result.directory_error = error_of(std::errc::no_such_file_or_directory);
+  } catch (...) {
+    result.directory_error = error_of(std::errc::not_enough_memory);
+  }
+}
+
+}  // namespace
+
+std::error_code open(const std::filesystem::path& path, const open_options& options,
+                     opened_file& result) {
+  const int flags = open_flags(options);
+  int file = -1;
+  bool created = false;
+  std::error_code error;
+  switch (options.create) {
+  case disposition::open_existing:
+    file = open_file(path.c_str(), flags);
+    if (file < 0) error = last_error();
+    break;
+  case disposition::create_new:
+    error = create_file(path, flags, options, file);
+    created = !error;
+    break;
+  case disposition::open_or_create:
+  case disposition::create_or_truncate:
+    error = open_or_create(path, flags, options, file, created);
+    break;
+  }
+  // What a socket answers; a FIFO or a device can be opened, and is refused below.
+  if (error == std::errc::no_such_device_or_address) error = error_of(std::errc::no_such_device);
+  if (error) return error;
+
+  struct stat status {};
+  error = check_regular(file, status);
+  if (!error) {
+    result.size = static_cast<std::uint64_t>(status.st_size);
+    if (!created && options.create == disposition::create_or_truncate) {
+      error = start_over(file, result.size, options);
+      result.size = options.size;
+    }
+  }
+  if (error) {
+    ::close(file);
+    if (created) ::unlink(path.c_str());
+    return error;
+  }
+  result.file = file;
+  result.created = created;
+  if (options.create != disposition::open_existing) open_directory(path, file, result);
+  posix::identify(file, result);
+  return {};
+}
+
+std::error_code inspect(native_handle_type file, const open_options& options, opened_file& result) {
+  const int flags = ::fcntl(file, F_GETFL);
+  if (flags < 0) return last_error();
+  // A write at an offset goes to the end there, whatever offset it names.
+  if (options.mode == access::read_write && (flags & O_APPEND) != 0) return errc::unsupported;
+  struct stat status {};
+  if (std::error_code error = check_regular(file, status)) return error;
+  result.file = file;
+  result.size = static_cast<std::uint64_t>(status.st_size);
+  posix::identify(file, result);
+  return {};
+}
+
+void close(native_handle_type handle) noexcept {
+  ::close(handle);
+}
+
+std::error_code file_size(native_handle_type file, std::uint64_t& size) noexcept {
+  struct stat status {};
+  if (::fstat(file, &status) != 0) return last_error();
+  size = static_cast<std::uint64_t>(status.st_size);
+  return {};
+}
+
+// --- memory
+// ----------------------------------------------------------------------------------------------------------------
+
+bool is_out_of_address_space(const std::error_code& error) noexcept {
+  return error == std::errc::not_enough_memory ||
+         error == std::errc::resource_unavailable_try_again ||
+         error == std::errc::value_too_large || error == std::errc::file_too_large;
+}
+
+bool is_disk_full(const std::error_code& error) noexcept {
+  return error == std::errc::no_space_on_device;
+}
+
+bool is_not_supported(const std::error_code& error) noexcept {
+  return error == std::errc::operation_not_supported || error == std::errc::not_supported ||
+         error == std::errc::function_not_supported;
+}
+
+void* allocate_zeroed(std::size_t bytes) noexcept {
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return memory == MAP_FAILED ? nullptr : memory;
+}
+
+void free_zeroed(void* memory, std::size_t bytes) noexcept {
+  ::munmap(memory, bytes);
+}
+
+// --- carrying out
+// ----------------------------------------------------------------------------------------------------------
+
+namespace {
+
+std::size_t to_page_end(const void* p) noexcept {
+  return page_size() - static_cast<std::size_t>(reinterpret_cast<std::uintptr_t>(p) % page_size());
+}
+
+/// Calls transfer(vector, count, offset) until the whole range is done, in pieces that the OS takes
+/// at once.
+template <class Transfer>
+void transfer_all(operation& op, Transfer transfer) noexcept {
+  constexpr std::size_t most_buffers = 64;
+  while (op.transferred < op.count) {
+    std::array<iovec, most_buffers> vector;
+    std::size_t used = 0;
+    std::uint64_t skip = op.transferred;
+    for (std::size_t i = 0; i < op.buffer_count && used < most_buffers; ++i) {
+      const asio::const_buffer& b = op.buffers[i];
+      if (skip >= b.size()) {
+        skip -= b.size();
+        continue;
+      }
+      vector[used++] = {static_cast<char*>(const_cast<void*>(b.data())) + skip,
+                        b.size() - static_cast<std::size_t>(skip)};
+      skip = 0;
+    }
+    const ssize_t n = retry_interrupted([&] {
+      return transfer(vector.data(), static_cast<int>(used),
+                      static_cast<off_t>(op.at + op.transferred));
+    });
+    if (n < 0) {
+      op.error = last_error();
+      return;
+    }
+    if (n == 0) return;
+    op.transferred += static_cast<std::uint64_t>(n);
+  }
+}
+
+// Where the file system does not zero what was stored behind the old end when a file grows.
+void zero_to_page_end(std::byte* address) noexcept {
+  static const std::array<std::byte, 4096> zeros{};
+  if (address == nullptr) return;
+  for (std::size_t rest = to_page_end(address); rest != 0;) {
+    const std::size_t piece = std::min(rest, zeros.size());
+    guarded_copy(address, zeros.data(), piece);
+    address += piece;
+    rest -= piece;
+  }
+}
+
+}  // namespace
+
+void perform(operation& op) noexcept {
+  switch (op.what) {
+  case call::work:
+    op.work(&op);
+    return;
+  case call::write_file:
+    return transfer_all(
+        op, [&](const iovec* v, int n, off_t at) { return ::pwritev(op.handle, v, n, at); });
+  case call::read_file:
+    return transfer_all(
+        op, [&](const iovec* v, int n, off_t at) { return ::preadv(op.handle, v, n, at); });
+  case call::sync:
+    return posix::sync(op);
+  case call::sync_name:
+    if (retry_interrupted([&] { return ::fsync(op.handle); }) != 0) op.error = last_error();
+    return;
+  case call::start_writeback:
+    return posix::start_writeback(op);
+  case call::announce: {
+    // Only the time of modification: an event of its own kind (IN_MODIFY) for those who watch.
+    const timespec times[2] = {{0, UTIME_OMIT}, {0, UTIME_NOW}};
+    if (::futimens(op.handle, times) != 0) op.error = last_error();
+    return;
+  }
+  case call::populate:
+    return posix::populate(op);
+  case call::allocate:
+    zero_to_page_end(op.address);
+    return posix::allocate(op);
+  case call::truncate:
+    zero_to_page_end(op.address);
+    op.error = cut(op.handle, op.at);
+    return;
+  }
+}
+
+// --- faults
+// ----------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define MAPIO_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
+#define MAPIO_SANITIZED 1
+#endif
+#endif
+
+// The built-in saves three words and costs a nanosecond; sanitizers only follow the library's.
+#if defined(__x86_64__) && !defined(MAPIO_SANITIZED)
+using jump_buffer = void* [5];
+#define MAPIO_SET_JUMP(buffer) __builtin_setjmp(buffer)
+#define MAPIO_JUMP(buffer) __builtin_longjmp(buffer, 1)
+#else
+using jump_buffer = sigjmp_buf;
+#define MAPIO_SET_JUMP(buffer) sigsetjmp(buffer, 0)
+#define MAPIO_JUMP(buffer) siglongjmp(buffer, 1)
+#endif
+
+struct guarded_range {
+  const char* destination;
+  const char* source;
+  std::size_t size;
+  jump_buffer resume;
+};
+
+// Read by the signal handler: its storage must not be allocated by the first look at it.
+__attribute__((tls_model("initial-exec"))) thread_local guarded_range* volatile guarded = nullptr;
+
+struct sigaction previous_action {};
+
+bool jump_if_guarded(const siginfo_t& info, const void* context) noexcept {
+  guarded_range* const g = guarded;
+  // A code that is not positive says that somebody sent the signal.
+  if (g == nullptr || info.si_code <= 0) return false;
+  const auto* const at = static_cast<const char*>(info.si_addr);
+  // A vector load may begin before the range by less than its page, and reports the page.
+  const auto within = [&](const char* from) {
+    const auto page = static_cast<std::uintptr_t>(page_size());
+    const auto low = reinterpret_cast<std::uintptr_t>(from) & ~(page - 1);
+    const auto high = reinterpret_cast<std::uintptr_t>(from) + g->size;
+    const auto fault = reinterpret_cast<std::uintptr_t>(at);
+    return low <= fault && fault < high;
+  };
+  if (!within(g->destination) && !within(g->source)) return false;
+  guarded = nullptr;
+  // We may have been called by a handler that was installed later and blocks signals while it runs.
+  if (context != nullptr) {
+    ::pthread_sigmask(SIG_SETMASK, &static_cast<const ucontext_t*>(context)->uc_sigmask, nullptr);
+  } else {
+    sigset_t fault;
+    sigemptyset(&fault);
+    sigaddset(&fault, SIGBUS);
+    ::pthread_sigmask(SIG_UNBLOCK, &fault, nullptr);
+  }
+  MAPIO_JUMP(g->resume);
+}
+
+void on_fault(int signal, siginfo_t* info, void* context) {
+  const int saved_errno = errno;
+  static_cast<void>(jump_if_guarded(*info, context));
+  errno = saved_errno;
+  // Not ours: whoever was there before.
+  if ((previous_action.sa_flags & SA_SIGINFO) != 0) {
+    previous_action.sa_sigaction(signal, info, context);
+  } else if (previous_action.sa_handler != SIG_DFL && previous_action.sa_handler != SIG_IGN) {
+    previous_action.sa_handler(signal);
+  } else {
+    // A fault cannot be ignored; run into it again without us.
+    struct sigaction standard {};
+    standard.sa_handler = SIG_DFL;
+    ::sigaction(signal, &standard, nullptr);
+  }
+}
+
+// Nothing here may need a destructor: a fault leaves by a jump.
+[[gnu::noinline]] bool copy_or_fault(void* destination, const void* source,
+                                     std::size_t n) noexcept {
+  guarded_range range;
+  range.destination = static_cast<const char*>(destination);
+  range.source = static_cast<const char*>(source);
+  range.size = n;
+  if (MAPIO_SET_JUMP(range.resume) != 0) return false;
+  guarded = &range;
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  std::memcpy(destination, source, n);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  guarded = nullptr;
+  return true;
+}
+
+}  // namespace
+
+void guard_faults() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    struct sigaction action {};
+    action.sa_sigaction = on_fault;
+    // NODEFER: the handler is left by a jump, after which the next fault must be delivered again.
+    action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
+    sigemptyset(&action.sa_mask);
+    if (::sigaction(SIGBUS, &action, &previous_action) != 0)
+      throw std::system_error(last_error(), "sigaction");
+  });
+}
+
+std::size_t guarded_copy(void* destination, const void* source, std::size_t n) noexcept {
+  if (n == 0 || copy_or_fault(destination, source, n)) return n;
+  // memcpy may have begun anywhere: again, a page at a time, to know how far it goes.
+  auto* to = static_cast<char*>(destination);
+  const auto* from = static_cast<const char*>(source);
+  std::size_t done = 0;
+  while (done < n) {
+    const std::size_t piece =
+        std::min({n - done, to_page_end(to + done), to_page_end(from + done)});
+    if (!copy_or_fault(to + done, from + done, piece)) break;
+    done += piece;
+  }
+  return done;
+}
+
+void block_signals() noexcept {
+  sigset_t all;
+  sigfillset(&all);
+  for (const int fault : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP})
+    sigdelset(&all, fault);
+  ::pthread_sigmask(SIG_SETMASK, &all, nullptr);
+}
+
+// --- forks
+// -----------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+std::atomic<unsigned> forks{0};
+
+// Registered when the library is loaded, long before the first engine.
+[[maybe_unused]] const int fork_handler =
+    ::pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
+
+}  // namespace
+
+unsigned fork_generation() noexcept {
+  return forks.load(std::memory_order_relaxed);
+}
+
+}  // namespace detail::platform
+
+bool handle_fault(int signal, void* info, void* context) noexcept {
+  return signal == SIGBUS && info != nullptr &&
+         detail::platform::jump_if_guarded(*static_cast<const siginfo_t*>(info), context);
+}
+
+MAPIO_NAMESPACE_END

@@ -1,0 +1,31 @@
+#ifndef MAPIO_SRC_PLATFORM_POSIX_HPP
+#define MAPIO_SRC_PLATFORM_POSIX_HPP
+
+// The pieces of the POSIX platform that one kernel does better than POSIX asks for.
+
+#include "platform.hpp"
+
+#include <cerrno>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail::platform::posix {
+
+inline std::error_code last_error() noexcept {
+  return {errno, std::system_category()};
+}
+
+/// Recognises the file system of an open file.
+void identify(int file, opened_file& result) noexcept;
+/// Opens a file without a name in the folder of `path`; -1 where that is not to be had.
+int open_unnamed(const std::filesystem::path& path, int flags, unsigned permissions);
+/// Gives it its name, if nothing has that yet; else false, with errno.
+bool give_name(int file, const std::filesystem::path& path);
+void sync(operation& op) noexcept;
+void start_writeback(operation& op) noexcept;
+void populate(operation& op) noexcept;
+void allocate(operation& op) noexcept;
+
+}  // namespace detail::platform::posix
+MAPIO_NAMESPACE_END
+
+#endif  // MAPIO_SRC_PLATFORM_POSIX_HPP
