@@ -1,0 +1,300 @@
+#include "reader.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <limits>
+#include <span>
+#include <utility>
+
+#include <fmt/format.h>
+
+namespace ingestd {
+namespace {
+
+constexpr std::string_view segment_suffix = ".segment";
+constexpr std::uint64_t no_limit = std::numeric_limits<std::uint64_t>::max();
+constexpr std::uint64_t fetch_size = std::uint64_t{8} << 20;
+
+std::optional<std::uint32_t> number_of(const std::filesystem::path& path) {
+  const std::string name = path.filename().string();
+  if (!name.ends_with(segment_suffix)) return std::nullopt;
+  std::uint32_t number = 0;
+  const char* end = name.data() + name.size() - segment_suffix.size();
+  const auto [stop, error] = std::from_chars(name.data(), end, number);
+  // The comparison refuses other spellings of the same number.
+  if (error != std::errc() || stop != end || number == 0 || name != segment_name(number))
+    return std::nullopt;
+  return number;
+}
+
+std::span<const std::byte> bytes_from(const mapio::region& region, std::uint64_t position) {
+  const std::size_t start =
+      std::min<std::size_t>(region.size(), static_cast<std::size_t>(position));
+  return region.bytes().subspan(start);
+}
+
+void look_at(segment_info& info) {
+  if (info.file_size == 0) return;
+  mapio::mapping file(info.path);
+  const mapio::region region = file.view(0, info.file_size);
+  const decoded_segment_header header = decode_segment_header(region.bytes());
+  if (header.state != record_state::whole || header.content.number != info.number) {
+    if (!all_zero(bytes_from(region, segment_header_size)))
+      info.state = segment_state::header_damaged;
+    return;
+  }
+  info.salt = header.content.salt;
+  const decoded_record start = decode_record(bytes_from(region, segment_header_size),
+                                             checksum_seed(info.salt, segment_header_size));
+  if (start.state == record_state::whole && start.content.type == record_type::segment_start) {
+    info.state = segment_state::started;
+    info.base = start.content.sequence;
+  } else {
+    std::error_code ignored;  // reading ahead is only faster
+    if (start.state == record_state::end) file.prefetch(ignored);
+    if (!all_zero(bytes_from(region, segment_header_size))) info.state = segment_state::headless;
+  }
+}
+
+/// What whole records behind a bad place tell.
+struct evidence {
+  std::uint64_t whole_records = 0;
+  std::uint64_t durable = 0;  // the highest that any of them claims
+  std::string where;          // which one
+};
+
+/// Looks for whole records at every place where one could be; returns once one says that `offset`
+/// was durable.
+void survey(const segment_info& info, std::span<const std::byte> file, std::uint64_t position,
+            std::uint64_t offset, evidence& found) {
+  position = (position + record_alignment - 1) / record_alignment * record_alignment;
+  while (found.durable <= offset && position + record_header_size <= file.size()) {
+    const decoded_record r =
+        decode_record(file.subspan(position), checksum_seed(info.salt, position));
+    if (r.state != record_state::whole) {
+      position += record_alignment;
+      continue;
+    }
+    if (r.content.type == record_type::record) ++found.whole_records;
+    if (r.content.durable > found.durable) {
+      found.durable = r.content.durable;
+      found.where = fmt::format("segment {}, position {}", info.number, position);
+    }
+    position += r.size;
+  }
+}
+
+}  // namespace
+
+std::string segment_name(std::uint32_t number) {
+  return fmt::format("{:010}{}", number, segment_suffix);
+}
+
+std::vector<segment_info> list_segments(const std::filesystem::path& directory) {
+  std::vector<segment_info> found;
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    const auto number = number_of(entry.path());
+    if (!number || !entry.is_regular_file()) continue;
+    segment_info info;
+    info.number = *number;
+    info.path = entry.path();
+    info.file_size = entry.file_size();
+    look_at(info);
+    found.push_back(std::move(info));
+  }
+  std::sort(found.begin(), found.end(),
+            [](const auto& a, const auto& b) { return a.number < b.number; });
+  return found;
+}
+
+log_reader::log_reader(const std::filesystem::path& directory, on_corruption policy)
+    : policy_(policy), segments_(list_segments(directory)), limits_(segments_.size(), no_limit) {
+  // A segment whose sync failed is followed by one that starts where the durable part ended: what
+  // lies behind that in the failed one is no part of the log any more, nor are segments in between.
+  std::uint64_t limit = no_limit;
+  for (std::size_t i = segments_.size(); i-- > 0;) {
+    limits_[i] = limit;
+    if (segments_[i].state == segment_state::started) limit = std::min(limit, segments_[i].base);
+  }
+  for (const segment_info& info : segments_) {
+    if (info.state == segment_state::started) ++summary_.segments;
+  }
+}
+
+/// Goes to the first segment from `segment` on that has a part of the log.
+bool log_reader::enter(std::size_t segment) {
+  while (segment < segments_.size() && (segments_[segment].state != segment_state::started ||
+                                        segments_[segment].base >= limits_[segment])) {
+    ++segment;
+  }
+  if (segment == segments_.size()) return false;
+  const segment_info& info = segments_[segment];
+  file_ = mapio::mapping(info.path);
+  bytes_ = file_.view(0, std::min(info.file_size, file_.size()));
+  current_ = segment;
+  entered_ = true;
+  position_ = first_record_position;
+  fetched_ = 0;
+  return true;
+}
+
+/// Brings in the next piece of the file if `position` is not in the pieces fetched so far.
+void log_reader::fetch_ahead(std::uint64_t position) {
+  while (fetched_ <= position && fetched_ < bytes_.size()) {
+    const std::uint64_t length = std::min<std::uint64_t>(fetch_size, bytes_.size() - fetched_);
+    std::error_code ignored;  // reading ahead is only faster
+    file_.prefetch(fetched_, length, ignored);
+    fetched_ += length;
+  }
+}
+
+bool log_reader::rest_is_zero() {
+  for (std::uint64_t p = position_; p < bytes_.size(); p += fetch_size) {
+    fetch_ahead(std::min<std::uint64_t>(p + fetch_size, bytes_.size()) - 1);
+    const auto rest = bytes_from(bytes_, p);
+    if (!all_zero(rest.first(std::min<std::size_t>(rest.size(), fetch_size)))) return false;
+  }
+  return true;
+}
+
+/// Says what contradicts that the log ends here, where there is no record; empty if nothing does.
+std::string log_reader::why_not_the_end() {
+  if (entered_ && limits_[current_] != no_limit) {
+    return fmt::format("records are missing up to log offset {}, where the next segment starts",
+                       limits_[current_]);
+  }
+  if (entered_ && !rest_is_zero()) return "no record, but data behind it";
+  for (std::size_t i = entered_ ? current_ + 1 : 0; i < segments_.size(); ++i) {
+    if (segments_[i].state != segment_state::unused) {
+      return fmt::format("no record, but data in segment {}", segments_[i].number);
+    }
+  }
+  return {};
+}
+
+/// Decides whether the place where the reader is, and where no whole record is, is a torn tail or
+/// corrupt.
+bad_place log_reader::examine(std::string reason) {
+  bad_place place;
+  place.segment = current_;
+  place.position = position_;
+  place.log_offset = offset_;
+  const std::string where =
+      entered_ ? fmt::format("segment {}, position {}, log offset {}: {}",
+                             segments_[current_].number, position_, offset_, reason)
+               : fmt::format("log offset {}: {}", offset_, reason);
+  evidence found;
+  if (entered_) survey(segments_[current_], bytes_.bytes(), position_, offset_, found);
+  for (std::size_t i = entered_ ? current_ + 1 : 0;
+       i < segments_.size() && found.durable <= offset_; ++i) {
+    const segment_info& info = segments_[i];
+    if (info.state == segment_state::unused) continue;
+    if (info.state == segment_state::header_damaged) {
+      // Its header was synced before the first byte of data was written.
+      place.corrupt = true;
+      place.message = fmt::format("{}; the header of segment {} is damaged", where, info.number);
+      return place;
+    }
+    const mapio::mapping file(info.path);
+    const mapio::region region = file.view(0, std::min(info.file_size, file.size()));
+    survey(info, region.bytes(), segment_header_size, offset_, found);
+  }
+  place.whole_records = found.whole_records;
+  place.corrupt = found.durable > offset_;
+  place.message = place.corrupt
+                      ? fmt::format("{}; it was durable before the record at {} was written", where,
+                                    found.where)
+                      : fmt::format("{}; never acknowledged, with {} whole records behind it",
+                                    where, found.whole_records);
+  return place;
+}
+
+/// Goes to the next whole record behind a corrupt place.
+bool log_reader::step_over(const bad_place& place) {
+  if (entered_) {
+    const segment_info& info = segments_[current_];
+    const std::uint64_t limit = limits_[current_];
+    std::uint64_t position = place.position + record_alignment;
+    std::uint64_t offset = place.log_offset + record_alignment;
+    while (position + record_header_size <= bytes_.size() && offset < limit) {
+      fetch_ahead(position);
+      const decoded_record r =
+          decode_record(bytes_from(bytes_, position), checksum_seed(info.salt, position));
+      if (r.state == record_state::whole) {
+        position_ = position;
+        offset_ = offset;
+        return true;
+      }
+      position += record_alignment;
+      offset += record_alignment;
+    }
+  }
+  if (!enter(entered_ ? current_ + 1 : 0)) return false;
+  offset_ = segments_[current_].base;
+  return true;
+}
+
+const record_view* log_reader::next() {
+  while (!at_end_) {
+    std::string reason;
+    if (!entered_ || offset_ >= limits_[current_]) {
+      // From one segment to the next, or to the first. A log starts at offset 0.
+      const bool first = !entered_;
+      if (enter(first ? 0 : current_ + 1)) {
+        if (offset_ == segments_[current_].base) continue;
+        entered_ = !first;
+        reason = fmt::format("segments are missing: number {} starts at log offset {}",
+                             segments_[current_].number, segments_[current_].base);
+      } else {
+        reason = why_not_the_end();
+      }
+    } else {
+      fetch_ahead(position_);
+      const segment_info& info = segments_[current_];
+      const decoded_record r =
+          decode_record(bytes_from(bytes_, position_), checksum_seed(info.salt, position_));
+      if (r.state == record_state::whole && r.content.type == record_type::record &&
+          r.size <= limits_[current_] - offset_) {
+        view_ = {r.content.client, r.content.sequence, r.content.payload, offset_, info.number};
+        position_ += r.size;
+        offset_ += r.size;
+        ++summary_.records;
+        summary_.bytes += r.content.payload.size();
+        summary_.end_offset = offset_;
+        return &view_;
+      }
+      if (r.state == record_state::end)
+        reason = why_not_the_end();
+      else if (r.state == record_state::whole)
+        reason = "a record that does not belong here";
+      else
+        reason = "no whole record";
+    }
+    if (reason.empty()) {
+      at_end_ = true;
+      break;
+    }
+    bad_place place = examine(std::move(reason));
+    summary_.messages.push_back(place.message);
+    if (place.corrupt)
+      ++summary_.corrupt;
+    else {
+      summary_.torn_tail = true;
+      summary_.torn_records = place.whole_records;
+    }
+    if (place.corrupt && policy_ == on_corruption::step_over && step_over(place)) continue;
+    stopped_at_ = std::move(place);
+    at_end_ = true;
+  }
+  return nullptr;
+}
+
+log_summary for_each_record(const std::filesystem::path& directory,
+                            const std::function<void(const record_view&)>& visit) {
+  log_reader reader(directory, log_reader::on_corruption::step_over);
+  while (const record_view* r = reader.next())
+    visit(*r);
+  return reader.summary();
+}
+
+}  // namespace ingestd
