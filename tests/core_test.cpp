@@ -1,0 +1,723 @@
+// What is behind the public interface: dirty pages, pins, flush lanes with a performer that the
+// test drives by hand, and the ring in situations that a program only gets into by bad luck.
+
+#include "support.hpp"
+
+#include "backend/io_uring.hpp"
+#include "core/copy_window.hpp"
+#include "core/dirty_pages.hpp"
+#include "core/engine.hpp"
+#include "core/extent.hpp"
+#include "core/file_state.hpp"
+#include "core/flush_scheduler.hpp"
+#include "faults/seccomp_filter.hpp"
+
+#include <array>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <random>
+#include <thread>
+#include <vector>
+
+namespace {
+
+using namespace mapio;          // NOLINT: the internals are all there
+using namespace mapio::detail;  // NOLINT
+using support::page;
+
+// --- range_set
+// -------------------------------------------------------------------------------------------------------------
+
+TEST(RangeSet, MergesNeighboursAndOverlaps) {
+  range_set set;
+  set.add(10, 20);
+  set.add(30, 40);
+  set.add(20, 30);
+  EXPECT_EQ(set.count(), 1U);
+  EXPECT_TRUE(set.overlaps(0, 11));
+  EXPECT_FALSE(set.overlaps(0, 10));
+  EXPECT_FALSE(set.overlaps(40, 50));
+}
+
+TEST(RangeSet, TakesExactlyWhatItIsAskedFor) {
+  range_set set;
+  set.add(0, 100);
+  std::vector<range_set::range> cut;
+  set.take(20, 30, cut);
+  ASSERT_EQ(cut.size(), 1U);
+  EXPECT_EQ(cut[0].begin, 20U);
+  EXPECT_EQ(cut[0].end, 30U);
+  EXPECT_TRUE(set.overlaps(0, 20));
+  EXPECT_FALSE(set.overlaps(20, 30));
+  EXPECT_TRUE(set.overlaps(30, 100));
+}
+
+TEST(RangeSet, AgreesWithASetOfBytes) {
+  std::mt19937 random(1);
+  range_set set;
+  std::vector<bool> model(200);
+  for (int i = 0; i < 20000; ++i) {
+    std::uint64_t begin = random() % model.size();
+    std::uint64_t end = random() % model.size();
+    if (begin > end) std::swap(begin, end);
+    switch (random() % 3) {
+    case 0:
+      set.add(begin, end);
+      std::fill(model.begin() + static_cast<long>(begin), model.begin() + static_cast<long>(end),
+                true);
+      break;
+    case 1: {
+      std::vector<range_set::range> cut;
+      set.take(begin, end, cut);
+      std::vector<bool> taken(model.size());
+      for (const auto& r : cut)
+        std::fill(taken.begin() + static_cast<long>(r.begin),
+                  taken.begin() + static_cast<long>(r.end), true);
+      for (std::uint64_t at = 0; at < model.size(); ++at) {
+        const bool inside = begin <= at && at < end;
+        ASSERT_EQ(taken[at], inside && model[at]);
+        if (inside) model[at] = false;
+      }
+      break;
+    }
+    default: {
+      bool any = false;
+      for (std::uint64_t at = begin; at < end; ++at)
+        any = any || model[at];
+      ASSERT_EQ(set.overlaps(begin, end), any);
+    }
+    }
+  }
+}
+
+// --- dirty_pages
+// -----------------------------------------------------------------------------------------------------------
+
+TEST(DirtyPages, AgreeWithASetOfPages) {
+  constexpr std::size_t pages = 300;  // several words, the last one not full
+  dirty_pages dirty;
+  ASSERT_TRUE(dirty.reserve(pages * page()));
+  std::vector<bool> model(pages);
+  std::mt19937 random(2);
+  for (int i = 0; i < 20000; ++i) {
+    std::size_t first = random() % pages;
+    std::size_t last = random() % pages;
+    if (first > last) std::swap(first, last);
+    // Any byte of the first page to any byte of the last one.
+    const std::uint64_t begin = first * page() + random() % page();
+    const std::uint64_t end = last * page() + 1 + random() % page();
+    if (begin >= end) continue;
+    if (random() % 2 == 0) {
+      dirty.mark(begin, end);
+      for (std::size_t p = first; p <= last; ++p)
+        model[p] = true;
+    } else {
+      std::vector<dirty_pages::taken> cut;
+      dirty.take(begin, end, cut);
+      if (random() % 4 == 0)
+        dirty.put_back(cut);
+      else
+        for (std::size_t p = first; p <= last; ++p)
+          model[p] = false;
+    }
+    std::uint64_t count = 0;
+    bool all = true;
+    for (std::size_t p = first; p <= last; ++p) {
+      count += model[p] ? 1 : 0;
+      all = all && model[p];
+    }
+    ASSERT_EQ(dirty.count(begin, end), count);
+    ASSERT_EQ(dirty.any(begin, end), count != 0);
+    ASSERT_EQ(dirty.all(begin, end), all);
+  }
+}
+
+// A store of which the flush side must not lose the mark: the writer looks at the bit, the flusher
+// takes it.
+TEST(DirtyPages, NoStoreIsLostBetweenALookAndATake) {
+  dirty_pages dirty;
+  ASSERT_TRUE(dirty.reserve(page()));
+  std::atomic<std::uint64_t> stored{0};
+  std::atomic<bool> stop{false};
+  std::thread writer([&] {
+    for (std::uint64_t i = 1; !stop.load(std::memory_order_relaxed); ++i) {
+      stored.store(i, std::memory_order_relaxed);
+      dirty.mark(0, 1);
+    }
+  });
+  std::uint64_t synced = 0;
+  for (int i = 0; i < 20000; ++i) {
+    std::vector<dirty_pages::taken> cut;
+    dirty.take(0, 1, cut);
+    platform::heavy_barrier();
+    synced = stored.load(std::memory_order_relaxed);
+  }
+  stop = true;
+  writer.join();
+  // Clean must mean synced; what came after the last take has its mark.
+  if (!dirty.any(0, 1)) {
+    EXPECT_EQ(synced, stored.load());
+  }
+}
+
+// --- extents and pins
+// ------------------------------------------------------------------------------------------------------
+
+std::shared_ptr<file_state> open_state(const std::filesystem::path& path, std::uint64_t size,
+                                       open_options options = support::creating(0)) {
+  options.size = size;
+  std::shared_ptr<file_state> state;
+  const std::error_code error = file_state::open(path, options, state);
+  if (error) throw std::system_error(error);
+  return state;
+}
+
+TEST(Extent, CountsPinsByWhatTheyReach) {
+  const support::temp_dir dir;
+  const auto state = open_state(dir / "f", 10 * page());
+  extent& e = *state->mapped();
+  const pin low = e.acquire(0, page(), 0);
+  const pin high = e.acquire(8 * page(), 9 * page(), pin_slot::operation);
+  EXPECT_EQ(e.count_pins(0, false).regions, 1U);
+  EXPECT_EQ(e.count_pins(0, false).operations, 1U);
+  EXPECT_EQ(e.count_pins(page(), false).regions, 0U);
+  EXPECT_EQ(e.count_pins(9 * page() - 1, false).operations, 1U);
+  EXPECT_EQ(e.count_pins(9 * page(), false).operations, 0U);
+}
+
+TEST(Extent, ManyPinsAndCopiesAreAllCounted) {
+  const support::temp_dir dir;
+  const auto state = open_state(dir / "f", page());
+  extent& e = *state->mapped();
+  std::vector<pin> pins;
+  for (int i = 0; i < 5000; ++i)
+    pins.push_back(e.acquire(0, 1, 0));
+  const std::vector<pin> copies = pins;
+  EXPECT_EQ(e.count_pins(0, false).regions, 10000U);
+  pins.clear();
+  EXPECT_EQ(e.count_pins(0, false).regions, 5000U);
+}
+
+TEST(Extent, TheLastPinUnmapsAfterTheFileIsGone) {
+  const support::temp_dir dir;
+  auto state = open_state(dir / "f", page());
+  pin first = state->mapped()->acquire(0, 1, 0);
+  state.reset();
+  EXPECT_TRUE(support::is_mapped(dir / "f"));
+  pin copy = first;  // made when there is no slot to be had any more
+  first = pin();
+  EXPECT_TRUE(support::is_mapped(dir / "f"));
+  copy = pin();
+  EXPECT_FALSE(support::is_mapped(dir / "f"));
+}
+
+TEST(Extent, PinsTakenAndDroppedByThreadsWhileTheFileGoes) {
+  const support::temp_dir dir;
+  for (int round = 0; round < 200; ++round) {
+    auto state = open_state(dir / "f", page());
+    mapping m = mapping_of(state);
+    state.reset();
+    std::atomic<bool> go{false};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 3; ++t)
+      threads.emplace_back([m, &go] {
+        while (!go)
+          std::this_thread::yield();
+        for (int i = 0; i < 200; ++i) {
+          std::error_code error;
+          const region r = m.view(0, 1, error);
+          const region copy = r;
+          if (!copy.empty()) {
+            EXPECT_EQ(copy.data()[0], std::byte{0});
+          }
+        }
+      });
+    go = true;
+    m.close();
+    for (auto& t : threads)
+      t.join();
+    EXPECT_FALSE(support::is_mapped(dir / "f"));
+  }
+}
+
+// --- flush lanes, by hand
+// --------------------------------------------------------------------------------------------------
+
+/// Keeps what it is given until the test says how it ended.
+class manual_performer final : public performer {
+ public:
+  void submit(operation& op) noexcept override { calls.push_back(&op); }
+
+  std::size_t waiting() const { return calls.size(); }
+  void finish_next(std::error_code error = {}) {
+    operation* op = calls.front();
+    calls.erase(calls.begin());
+    op->error = error;
+    op->done(op);
+  }
+
+  std::vector<operation*> calls;
+};
+
+struct waiter : operation {
+  explicit waiter(performer& p) {
+    runner = &p;
+    complete = [](operation* op, delivery) { static_cast<waiter*>(op)->completed = true; };
+    destroy = [](operation*) noexcept {};
+  }
+  bool completed = false;
+};
+
+class FlushLanes : public testing::Test {
+ protected:
+  void SetUp() override {
+    options.announce = false;
+    state = open_state(dir / "f", 64 * page(), options);
+    // Size and name are due after creation: get them out of the way.
+    ASSERT_FALSE(state->flush(true, 0, 0, durability::durable));
+  }
+
+  void dirty(std::uint64_t offset) {
+    failure why{};
+    state->store(offset, "x", 1, why);
+    ASSERT_EQ(why, no_failure);
+  }
+  bool join(waiter& w, std::uint64_t offset, std::uint64_t length) {
+    w.offset = offset;
+    w.length = length;
+    return flushes().join(w, false);
+  }
+  bool join_whole(waiter& w) { return flushes().join(w, true); }
+  flush_scheduler& flushes() { return state->flushes(); }
+
+  support::temp_dir dir;
+  open_options options = support::creating(0);
+  std::shared_ptr<file_state> state;
+  manual_performer engine;
+};
+
+TEST_F(FlushLanes, ACleanRangeIsOverAtOnce) {
+  waiter w(engine);
+  EXPECT_TRUE(join(w, 0, page()));
+  EXPECT_FALSE(w.error);
+  EXPECT_EQ(engine.waiting(), 0U);
+}
+
+TEST_F(FlushLanes, WhatArrivesDuringASyncIsServedByTheNextOneTogether) {
+  std::vector<std::unique_ptr<waiter>> waiters;
+  for (int i = 0; i < 10; ++i) {
+    dirty(static_cast<std::uint64_t>(i) * page());
+    waiters.push_back(std::make_unique<waiter>(engine));
+    EXPECT_FALSE(join(*waiters.back(), static_cast<std::uint64_t>(i) * page(), 1));
+  }
+  ASSERT_EQ(engine.waiting(), 1U);
+  EXPECT_EQ(engine.calls[0]->count, page());  // only the first had come
+  engine.finish_next();
+  EXPECT_TRUE(waiters[0]->completed);
+  EXPECT_FALSE(waiters[1]->completed);
+  ASSERT_EQ(engine.waiting(), 1U);
+  EXPECT_EQ(engine.calls[0]->at, page());
+  EXPECT_EQ(engine.calls[0]->count, 9 * page());
+  engine.finish_next();
+  for (const auto& w : waiters)
+    EXPECT_TRUE(w->completed && !w->error);
+  EXPECT_EQ(engine.waiting(), 0U);
+}
+
+TEST_F(FlushLanes, AStoreDuringASyncIsNotCoveredByIt) {
+  dirty(0);
+  waiter first(engine);
+  EXPECT_FALSE(join(first, 0, 1));
+  dirty(0);
+  waiter second(engine);
+  EXPECT_FALSE(join(second, 0, 1));
+  engine.finish_next();
+  EXPECT_TRUE(first.completed);
+  EXPECT_FALSE(second.completed);
+  engine.finish_next();
+  EXPECT_TRUE(second.completed);
+}
+
+TEST_F(FlushLanes, WhoseBytesAreInASyncUnderWayWaitsForThatOne) {
+  dirty(0);
+  waiter first(engine);
+  EXPECT_FALSE(join(first, 0, 1));
+  waiter second(engine);  // nothing was stored since
+  EXPECT_FALSE(join(second, 0, 1));
+  EXPECT_EQ(engine.waiting(), 1U);
+  engine.finish_next();
+  EXPECT_TRUE(first.completed);
+  EXPECT_TRUE(second.completed);
+  EXPECT_EQ(engine.waiting(), 0U);
+}
+
+TEST_F(FlushLanes, ARangeDoesNotQueueBehindTheWholeFile) {
+  dirty(0);
+  waiter whole(engine);
+  EXPECT_FALSE(join_whole(whole));
+  dirty(5 * page());
+  waiter range(engine);
+  EXPECT_FALSE(join(range, 5 * page(), 1));
+  ASSERT_EQ(engine.waiting(), 2U);
+  std::swap(engine.calls[0], engine.calls[1]);
+  engine.finish_next();
+  EXPECT_TRUE(range.completed);
+  EXPECT_FALSE(whole.completed);
+  engine.finish_next();
+  EXPECT_TRUE(whole.completed);
+}
+
+TEST_F(FlushLanes, ARangeWhosePagesTheWholeSyncTookWaitsForItToo) {
+  dirty(0);
+  dirty(page());
+  waiter whole(engine);
+  EXPECT_FALSE(join_whole(whole));
+  dirty(page());  // page 0 is the whole sync's, page 1 is dirty again
+  waiter range(engine);
+  EXPECT_FALSE(join(range, 0, 2 * page()));
+  ASSERT_EQ(engine.waiting(), 2U);
+  std::swap(engine.calls[0], engine.calls[1]);
+  engine.finish_next();
+  EXPECT_FALSE(range.completed);
+  engine.finish_next();
+  EXPECT_TRUE(range.completed);
+  EXPECT_FALSE(range.error);
+}
+
+TEST_F(FlushLanes, OneFailureIsEverybodys) {
+  const auto failed = make_error_code(std::errc::io_error);
+  dirty(0);
+  dirty(page());
+  waiter rider1(engine), rider2(engine), gathered(engine);
+  EXPECT_FALSE(join(rider1, 0, 2 * page()));
+  EXPECT_FALSE(join(rider2, page(), 1));
+  dirty(2 * page());
+  EXPECT_FALSE(join(gathered, 2 * page(), 1));
+  engine.finish_next(failed);
+  EXPECT_EQ(rider1.error, failed);
+  EXPECT_EQ(rider2.error, failed);
+  EXPECT_TRUE(gathered.completed);
+  EXPECT_EQ(gathered.error, errc::flush_failed);
+  EXPECT_EQ(state->flush_error(), failed);
+  waiter later(engine);
+  EXPECT_TRUE(join(later, 40 * page(), 1));
+  EXPECT_EQ(later.error, errc::flush_failed);
+  EXPECT_EQ(engine.waiting(), 0U);
+}
+
+TEST_F(FlushLanes, TheOtherLaneCannotSucceedPastAFailure) {
+  dirty(0);
+  waiter whole(engine);
+  EXPECT_FALSE(join_whole(whole));
+  dirty(5 * page());
+  waiter range(engine);
+  EXPECT_FALSE(join(range, 5 * page(), 1));
+  engine.finish_next(make_error_code(std::errc::io_error));
+  engine.finish_next();  // "ok", since the error was reported to the first
+  EXPECT_EQ(range.error, errc::flush_failed);
+}
+
+TEST_F(FlushLanes, AClearedErrorMakesNothingDurable) {
+  dirty(0);
+  dirty(page());
+  waiter first(engine);
+  EXPECT_FALSE(join(first, 0, 2 * page()));
+  engine.finish_next(make_error_code(std::errc::io_error));
+  state->clear_flush_error();
+  waiter lost(engine), elsewhere(engine);
+  EXPECT_TRUE(join(lost, 0, 1));
+  EXPECT_EQ(lost.error, errc::flush_failed);
+  EXPECT_TRUE(join(elsewhere, 10 * page(), 1));
+  EXPECT_FALSE(elsewhere.error);
+  dirty(0);  // written again: now it can be synced
+  waiter again(engine);
+  EXPECT_FALSE(join(again, 0, 1));
+  engine.finish_next();
+  EXPECT_TRUE(again.completed && !again.error);
+  waiter other(engine);  // page 1 was not
+  EXPECT_TRUE(join(other, page(), 1));
+  EXPECT_EQ(other.error, errc::flush_failed);
+}
+
+TEST_F(FlushLanes, AWithdrawnWaiterFreesItselfAlone) {
+  dirty(0);
+  waiter first(engine), second(engine);
+  EXPECT_FALSE(join(first, 0, 1));
+  EXPECT_FALSE(join(second, 0, 1));
+  EXPECT_TRUE(state->withdraw(first));  // it leads, and may go all the same
+  EXPECT_FALSE(state->withdraw(first));
+  engine.finish_next();
+  EXPECT_FALSE(first.completed);
+  EXPECT_TRUE(second.completed && !second.error);
+}
+
+TEST_F(FlushLanes, ADroppedSyncIsDoneByTheNextWaiter) {
+  dirty(0);
+  waiter gone(engine), left(engine);
+  manual_performer other;
+  left.runner = &other;
+  EXPECT_FALSE(join(gone, 0, 1));
+  EXPECT_FALSE(join(left, 0, 1));
+  EXPECT_TRUE(state->withdraw(gone));
+  engine.calls[0]->dropped = true;  // its engine was shut down
+  engine.finish_next();
+  EXPECT_FALSE(left.completed);
+  ASSERT_EQ(other.waiting(), 1U);
+  other.finish_next();
+  EXPECT_TRUE(left.completed && !left.error);
+}
+
+TEST_F(FlushLanes, APinnedPageIsSyncedEveryTime) {
+  const mapping m = mapping_of(state);
+  mapping writable = m;
+  const mutable_region r = writable.mutable_view(0, 1);
+  for (int i = 0; i < 3; ++i) {
+    waiter w(engine);
+    EXPECT_FALSE(join(w, 0, 1));
+    engine.finish_next();
+    EXPECT_TRUE(w.completed);
+  }
+}
+
+TEST_F(FlushLanes, TheDropOfARegionLeavesItsMark) {
+  mapping m = mapping_of(state);
+  { const mutable_region r = m.mutable_view(0, 1); }
+  waiter w(engine);
+  EXPECT_FALSE(join(w, 0, 1));
+  engine.finish_next();
+  waiter clean(engine);
+  EXPECT_TRUE(join(clean, 0, 1));
+}
+
+TEST_F(FlushLanes, AResizeIsDueWithoutADirtyPage) {
+  ASSERT_FALSE(state->resize(65 * page()));
+  waiter first(engine), second(engine);
+  EXPECT_FALSE(join(first, 0, 1));
+  EXPECT_FALSE(join(second, 5 * page(), 1));  // rides on the one that makes the size durable
+  EXPECT_EQ(engine.waiting(), 1U);
+  engine.finish_next();
+  EXPECT_TRUE(first.completed && second.completed);
+}
+
+TEST(FlushName, IsSyncedWithTheFirstFlushAfterACreation) {
+  const support::temp_dir dir;
+  const auto state = open_state(dir / "f", page());
+  manual_performer engine;
+  waiter w(engine);
+  w.length = 1;
+  EXPECT_FALSE(state->flushes().join(w, false));
+  ASSERT_EQ(engine.waiting(), 1U);
+  EXPECT_EQ(engine.calls[0]->what, call::sync);
+  engine.finish_next();
+  EXPECT_FALSE(w.completed);
+  ASSERT_EQ(engine.waiting(), 1U);
+  EXPECT_EQ(engine.calls[0]->what, call::sync_name);
+  engine.finish_next();
+  EXPECT_TRUE(w.completed && !w.error);
+  waiter clean(engine);
+  clean.length = 1;
+  EXPECT_TRUE(state->flushes().join(clean, false));
+}
+
+TEST(FlushName, AFailureToSyncItIsAFailure) {
+  const support::temp_dir dir;
+  const auto state = open_state(dir / "f", page());
+  manual_performer engine;
+  waiter w(engine);
+  w.length = 1;
+  EXPECT_FALSE(state->flushes().join(w, false));
+  engine.finish_next();
+  engine.finish_next(make_error_code(std::errc::io_error));
+  EXPECT_EQ(w.error, std::errc::io_error);
+}
+
+// --- the ring, in bad luck
+// -------------------------------------------------------------------------------------------------
+
+class Ring : public testing::Test {
+ protected:
+  void make(unsigned entries = 0) {
+    std::string reason;
+    std::error_code error;
+    ring = make_io_uring(io, reason, error, entries);
+    if (!ring) GTEST_SKIP() << "no io_uring here: " << reason;
+  }
+  void TearDown() override {
+    if (ring) ring->shut_down();
+  }
+
+  // The context goes first: it may still have a turn of the ring in its queue.
+  std::unique_ptr<backend> ring;
+  asio::io_context io;
+};
+
+struct counted final : operation {
+  counted() {
+    done = [](operation* op) noexcept { ++static_cast<counted*>(op)->count_done; };
+  }
+  std::atomic<int> count_done{0};
+};
+
+struct pipe_ends {
+  pipe_ends() {
+    int fds[2];
+    if (::pipe2(fds, O_CLOEXEC) != 0)
+      throw std::system_error(errno, std::system_category(), "pipe2");
+    read = support::unique_fd(fds[0]);
+    write = support::unique_fd(fds[1]);
+  }
+  support::unique_fd read;
+  support::unique_fd write;
+};
+
+TEST_F(Ring, MoreOperationsThanEntriesAndCompletionsAllCompleteOnce) {
+  make(2);  // and room for 32 completions
+  if (!ring) return;
+  const support::temp_dir dir;
+  support::write_file(dir / "f", support::pattern(page()));
+  const support::unique_fd file = support::open_fd(dir / "f", O_RDWR);
+  std::vector<char> bytes(2000, '\0');
+  std::vector<asio::const_buffer> buffers(bytes.size());
+  std::vector<counted> ops(bytes.size());
+  for (std::size_t i = 0; i < ops.size(); ++i) {
+    buffers[i] = asio::const_buffer(&bytes[i], 1);
+    ops[i].what = i % 3 == 0 ? call::sync : call::read_file;
+    ops[i].handle = file.get();
+    ops[i].at = i % page();
+    ops[i].count = 1;
+    ops[i].buffers = &buffers[i];
+    ops[i].buffer_count = 1;
+    ring->submit(ops[i]);
+  }
+  ASSERT_TRUE(support::run_to_end(io));
+  const std::string expected = support::pattern(page());
+  for (std::size_t i = 0; i < ops.size(); ++i) {
+    ASSERT_EQ(ops[i].count_done, 1);
+    ASSERT_FALSE(ops[i].error) << ops[i].error.message();
+    if (i % 3 != 0) {
+      ASSERT_EQ(bytes[i], expected[i % page()]);
+    }
+  }
+}
+
+TEST_F(Ring, AnOperationOutlivesTheThreadThatSubmittedIt) {
+  make();
+  if (!ring) return;
+  const pipe_ends pipe;
+  char byte = 0;
+  const asio::const_buffer buffer(&byte, 1);
+  counted op;
+  op.what = call::read_file;
+  op.handle = pipe.read.get();
+  op.count = 1;
+  op.buffers = &buffer;
+  op.buffer_count = 1;
+  ring->submit(op);
+  // The submission happens in a turn of the loop, on a thread that leaves right after it. The
+  // kernel cancels what it left.
+  std::thread([this] { io.run_one(); }).join();
+  EXPECT_EQ(op.count_done, 0);
+  io.restart();
+  io.run_for(std::chrono::milliseconds(
+      100));  // long enough for the cancellation to arrive, if it is to be delivered
+  EXPECT_EQ(op.count_done, 0);
+  ASSERT_EQ(::write(pipe.write.get(), "x", 1), 1);
+  EXPECT_TRUE(support::run_until(io, [&] { return op.count_done != 0; }));
+  EXPECT_EQ(op.count_done, 1);
+  EXPECT_FALSE(op.error) << op.error.message();
+  EXPECT_EQ(byte, 'x');
+}
+
+TEST_F(Ring, ARunningOperationIsCancelledOnRequest) {
+  make();
+  if (!ring) return;
+  const pipe_ends pipe;
+  char byte = 0;
+  const asio::const_buffer buffer(&byte, 1);
+  counted op;
+  op.what = call::read_file;
+  op.handle = pipe.read.get();
+  op.count = 1;
+  op.buffers = &buffer;
+  op.buffer_count = 1;
+  ring->submit(op);
+  io.run_one();
+  op.cancel_requested = true;
+  EXPECT_FALSE(ring->withdraw(op, true));
+  ASSERT_TRUE(support::run_to_end(io));
+  EXPECT_EQ(op.count_done, 1);
+  EXPECT_EQ(op.error, asio::error::operation_aborted);
+}
+
+TEST_F(Ring, AQueuedOperationIsTakenOut) {
+  make();
+  if (!ring) return;
+  const pipe_ends pipe;
+  counted op;
+  op.what = call::read_file;
+  op.handle = pipe.read.get();
+  ring->submit(op);
+  EXPECT_TRUE(ring->withdraw(op, true));
+  EXPECT_FALSE(ring->withdraw(op, true));
+  ASSERT_TRUE(support::run_to_end(io));
+  EXPECT_EQ(op.count_done, 0);
+}
+
+TEST_F(Ring, WhatIsQueuedAtTheEndIsDropped) {
+  make();
+  if (!ring) return;
+  const pipe_ends pipe;
+  counted op;
+  op.what = call::read_file;
+  op.handle = pipe.read.get();
+  ring->submit(op);
+  ring->shut_down();
+  EXPECT_EQ(op.count_done, 1);
+  EXPECT_TRUE(op.dropped);
+}
+
+TEST_F(Ring, TheLoopEndsWhenNothingIsInFlight) {
+  make();
+  if (!ring) return;
+  const support::temp_dir dir;
+  support::write_file(dir / "f", "x");
+  const support::unique_fd file = support::open_fd(dir / "f", O_RDWR);
+  for (int i = 0; i < 3; ++i) {
+    counted op;
+    op.what = call::sync;
+    op.handle = file.get();
+    ring->submit(op);
+    ASSERT_TRUE(support::run_to_end(io));
+    EXPECT_EQ(op.count_done, 1);
+  }
+}
+
+// A filter that comes when the ring is in use: the kernel then refuses submissions for good.
+TEST(RingInAChild, ThePoolTakesOverWhenSubmissionIsForbiddenLater) {
+  const support::temp_dir dir;
+  support::write_file(dir / "f", "x");
+  const support::child_end end = support::in_child([&] {
+    asio::io_context io;
+    std::string reason;
+    std::error_code error;
+    const auto ring = make_io_uring(io, reason, error);
+    if (!ring) return;  // forbidden from the start: another test's business
+    const support::unique_fd file = support::open_fd(dir / "f", O_RDWR);
+    faults::deny({SYS_io_uring_enter}, EPERM);
+    counted op;
+    op.what = call::sync;
+    op.handle = file.get();
+    ring->submit(op);
+    EXPECT_TRUE(support::eventually([&] {
+      io.restart();
+      io.run_for(std::chrono::milliseconds(10));
+      return op.count_done == 1;
+    }));
+    EXPECT_FALSE(op.error) << op.error.message();
+    ring->shut_down();
+  });
+  EXPECT_TRUE(end.ok()) << end;
+}
+
+}  // namespace
