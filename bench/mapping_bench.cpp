@@ -1,0 +1,167 @@
+// What the blocking verbs of mapio::mapping cost beside a bare memcpy on the same mapping.
+
+#include "comparison.hpp"
+
+#include <mapio/mapping.hpp>
+
+#include <asio/buffer.hpp>
+
+#include <benchmark/benchmark.h>
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace {
+
+using namespace std::chrono_literals;
+
+struct copy_size {
+  std::size_t bytes;
+  const char* name;
+};
+constexpr std::array sizes = {copy_size{64, "64 B"}, copy_size{4096, "4 KiB"},
+                              copy_size{64 << 10, "64 KiB"}, copy_size{1 << 20, "1 MiB"}};
+constexpr std::size_t largest = sizes.back().bytes;
+constexpr int most_threads = 2;
+
+// Neither the call nor the size may be known to the compiler: those of mapio are not.
+void* (*volatile bare_memcpy)(void*, const void*, std::size_t) = std::memcpy;
+
+/// One file for all; each thread has a range of its own in it, and a buffer of its own.
+struct fixture {
+  explicit fixture(const std::filesystem::path& path)
+      : map(mapio::mapping::create(path, most_threads * largest)),
+        memory(map.mutable_view(0, map.size())) {
+    std::memset(memory.data(), 1, memory.size());
+    for (auto& buffer : buffers)
+      buffer.assign(largest, std::byte{2});
+  }
+
+  mapio::mapping map;
+  mapio::mutable_region memory;
+  std::array<std::vector<std::byte>, most_threads> buffers;
+};
+
+struct range {
+  range(fixture& f, const benchmark::State& state)
+      : offset(static_cast<std::uint64_t>(state.thread_index()) * largest),
+        mapped(f.memory.data() + offset),
+        buffer(f.buffers[static_cast<std::size_t>(state.thread_index())].data()) {}
+
+  std::uint64_t offset;
+  std::byte* mapped;
+  std::byte* buffer;
+};
+
+/// Registers the pair for one thread, and for two on disjoint ranges.
+template <class Measured, class Baseline>
+void add_pair(fixture& f, const std::string& verb, const copy_size& size, Measured measured,
+              Baseline baseline) {
+  const auto add = [&](const std::string& name, auto copy, int threads) {
+    auto* added = benchmark::RegisterBenchmark(
+        name.c_str(), [&f, copy, bytes = size.bytes](benchmark::State& state) {
+          const range r(f, state);
+          for (auto _ : state) {
+            std::size_t n = bytes;
+            benchmark::DoNotOptimize(n);
+            copy(r, n);
+            benchmark::ClobberMemory();
+          }
+          state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(bytes));
+        });
+    if (threads > 1) added->Threads(threads)->UseRealTime();
+  };
+  const std::string what = verb + " " + size.name;
+  add(what, measured, 1);
+  add("memcpy of " + what, baseline, 1);
+  if (size.bytes > 4096) return;
+  add(what + ", 2 threads", measured, 2);
+  add("memcpy of " + what + ", 2 threads", baseline, 2);
+}
+
+void add_copies(fixture& f) {
+  mapio::mapping& map = f.map;
+  for (const copy_size& size : sizes) {
+    add_pair(
+        f, "update_region", size,
+        [&map](const range& r, std::size_t n) {
+          map.update_region(r.offset, asio::buffer(r.buffer, n));
+        },
+        [](const range& r, std::size_t n) { bare_memcpy(r.mapped, r.buffer, n); });
+    add_pair(
+        f, "read_into", size,
+        [&map](const range& r, std::size_t n) {
+          map.read_into(r.offset, asio::buffer(r.buffer, n));
+        },
+        [](const range& r, std::size_t n) { bare_memcpy(r.buffer, r.mapped, n); });
+  }
+}
+
+void add_views(fixture& f) {
+  benchmark::RegisterBenchmark("view", [&f](benchmark::State& state) {
+    for (auto _ : state)
+      benchmark::DoNotOptimize(f.map.view(0, 4096));
+  });
+  benchmark::RegisterBenchmark("mutable_view", [&f](benchmark::State& state) {
+    for (auto _ : state)
+      benchmark::DoNotOptimize(f.map.mutable_view(0, 4096));
+  });
+  benchmark::RegisterBenchmark("copy of a shared_ptr", [](benchmark::State& state) {
+    const auto owner = std::make_shared<int>(1);
+    for (auto _ : state) {
+      std::shared_ptr<int> copy = owner;
+      benchmark::DoNotOptimize(copy);
+    }
+  });
+}
+
+void compare(const bench::medians& m, bench::table& t) {
+  for (const char* verb : {"update_region", "read_into"}) {
+    for (const copy_size& size : sizes) {
+      const std::string what = std::string(verb) + " " + size.name;
+      const double measured = m.processor_time(what);
+      const double baseline = m.processor_time("memcpy of " + what);
+      if (size.bytes <= 4096)
+        t.difference(what, measured, baseline, 10ns);
+      else
+        t.slower(what, measured, baseline, 1.05);
+    }
+  }
+  for (const char* verb : {"update_region", "read_into"}) {
+    for (const char* size : {"64 B", "4 KiB"}) {
+      const std::string what = std::string(verb) + " " + size;
+      const double alone = m.processor_time(what);
+      t.slower(what + ", 2 threads (baseline: 1)", m.processor_time(what + ", 2 threads"), alone,
+               1.1);
+      const auto speedup = [&m](const std::string& name) {
+        return m.time(name) / m.time(name + ", 2 threads");
+      };
+      t.factor(what + ": speed-up by a 2nd thread", speedup(what), speedup("memcpy of " + what),
+               0.9);
+    }
+  }
+  const double shared_ptr = m.processor_time("copy of a shared_ptr");
+  t.absolute("view and destroy (baseline: a shared_ptr)", m.processor_time("view"), shared_ptr,
+             15ns);
+  t.absolute("mutable_view and destroy (the same)", m.processor_time("mutable_view"), shared_ptr);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const bench::options given = bench::initialize(argc, argv);
+  // Until a second thread was started, a shared_ptr counts without atomic operations.
+  std::thread([] {}).join();
+  const bench::work_directory directory(given.directory);
+  fixture f(directory.path() / "file");
+  add_copies(f);
+  add_views(f);
+  return bench::run(given, compare);
+}
