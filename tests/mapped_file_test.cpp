@@ -2109,8 +2109,8 @@ TEST_F(mapped_file_handler, gives_its_memory_back_when_it_is_never_called) {
       return asio::bind_allocator(counting_allocator<char>(account), [](auto&&...) {});
     };
     start_every_verb(file, memory, counting);
-    // The rest may have ended and wait in the context's queue, in memory of the executor's. This one
-    // cannot end.
+    // The rest may have ended and wait in the context's queue, in memory of the executor's. This
+    // one cannot end.
     in_the_way = file.map().view(3 * page(), 1);
     file.resize(page(), counting("shrink"));
     EXPECT_GE(account.live, 1);
