@@ -1,5 +1,5 @@
-#ifndef MAPIO_INGEST_CLIENT_HPP
-#define MAPIO_INGEST_CLIENT_HPP
+#ifndef MAPIO_EXAMPLES_INGESTD_CLIENT_HPP
+#define MAPIO_EXAMPLES_INGESTD_CLIENT_HPP
 
 // The sending side of `ingest`: many connections to one ingestd, coroutines on one io_context, one
 // thread.
@@ -512,4 +512,4 @@ inline void client::lost_connection(const std::string& why, bool said_by_server)
 
 }  // namespace ingest
 
-#endif  // MAPIO_INGEST_CLIENT_HPP
+#endif  // MAPIO_EXAMPLES_INGESTD_CLIENT_HPP

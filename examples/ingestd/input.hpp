@@ -1,5 +1,5 @@
-#ifndef MAPIO_INGEST_INPUT_HPP
-#define MAPIO_INGEST_INPUT_HPP
+#ifndef MAPIO_EXAMPLES_INGESTD_INPUT_HPP
+#define MAPIO_EXAMPLES_INGESTD_INPUT_HPP
 
 // The input of `ingest`: lines of mapped files, dealt out over clients.
 //
@@ -172,4 +172,4 @@ class line_cursor {
 
 }  // namespace ingest
 
-#endif  // MAPIO_INGEST_INPUT_HPP
+#endif  // MAPIO_EXAMPLES_INGESTD_INPUT_HPP

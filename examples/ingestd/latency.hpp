@@ -1,5 +1,5 @@
-#ifndef MAPIO_INGEST_LATENCY_HPP
-#define MAPIO_INGEST_LATENCY_HPP
+#ifndef MAPIO_EXAMPLES_INGESTD_LATENCY_HPP
+#define MAPIO_EXAMPLES_INGESTD_LATENCY_HPP
 
 #include <algorithm>
 #include <array>
@@ -65,4 +65,4 @@ class latency_histogram {
 
 }  // namespace ingest
 
-#endif  // MAPIO_INGEST_LATENCY_HPP
+#endif  // MAPIO_EXAMPLES_INGESTD_LATENCY_HPP

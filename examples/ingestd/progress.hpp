@@ -1,5 +1,5 @@
-#ifndef MAPIO_INGEST_PROGRESS_HPP
-#define MAPIO_INGEST_PROGRESS_HPP
+#ifndef MAPIO_EXAMPLES_INGESTD_PROGRESS_HPP
+#define MAPIO_EXAMPLES_INGESTD_PROGRESS_HPP
 
 #include <algorithm>
 #include <chrono>
@@ -133,4 +133,4 @@ class progress_display {
 
 }  // namespace ingest
 
-#endif  // MAPIO_INGEST_PROGRESS_HPP
+#endif  // MAPIO_EXAMPLES_INGESTD_PROGRESS_HPP

@@ -1,5 +1,5 @@
-#ifndef MAPIO_INGEST_VERIFY_HPP
-#define MAPIO_INGEST_VERIFY_HPP
+#ifndef MAPIO_EXAMPLES_INGESTD_VERIFY_HPP
+#define MAPIO_EXAMPLES_INGESTD_VERIFY_HPP
 
 // Compares what a daemon stored with what the clients of an input send.
 
@@ -160,4 +160,4 @@ inline verification verify_directory(const std::filesystem::path& directory, con
 
 }  // namespace ingest
 
-#endif  // MAPIO_INGEST_VERIFY_HPP
+#endif  // MAPIO_EXAMPLES_INGESTD_VERIFY_HPP
