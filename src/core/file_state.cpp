@@ -371,9 +371,10 @@ failure with_window(const std::atomic<extent*>& current, const std::atomic<bool>
 }  // namespace
 
 void file_state::mark_stored(extent& e, std::uint64_t begin, std::uint64_t end) noexcept {
-  if (options_.mode != access::read_write) return;
+  if (options_.mode != access::read_write) [[unlikely]]
+    return;
   e.dirty.mark(begin, end);
-  if (!e.unannounced.load(std::memory_order_relaxed))
+  if (!e.unannounced.load(std::memory_order_relaxed)) [[unlikely]]
     e.unannounced.store(true, std::memory_order_relaxed);
 }
 
@@ -398,8 +399,12 @@ std::size_t file_state::store(std::uint64_t offset, const void* bytes, std::size
   why = with_window(current_, closed_, offset, n, [&](extent& e) {
     if (n == 0) return no_failure;
     done = platform::guarded_copy(e.base() + offset, bytes, n);
+    if (done == n) [[likely]] {
+      mark_stored(e, offset, offset + n);
+      return no_failure;
+    }
     if (done != 0) mark_stored(e, offset, offset + done);
-    return done == n ? no_failure : store_fault(e, offset + done);
+    return store_fault(e, offset + done);
   });
   return done;
 }

@@ -116,7 +116,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   bool store_at_once(operation& op) noexcept;
   void populate_next(operation& op) noexcept;
   failure store_fault(extent& e, std::uint64_t at) noexcept;
-  void mark_stored(extent& e, std::uint64_t begin, std::uint64_t end) noexcept;
+  [[gnu::always_inline]] inline void mark_stored(extent& e, std::uint64_t begin, std::uint64_t end) noexcept;
 
   std::error_code check_resize(std::uint64_t new_size) const noexcept;
   void advance_resize(operation& op) noexcept;

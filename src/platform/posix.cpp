@@ -501,9 +501,11 @@ void guard_faults() {
   });
 }
 
-std::size_t guarded_copy(void* destination, const void* source, std::size_t n) noexcept {
-  if (n == 0 || copy_or_fault(destination, source, n)) return n;
-  // memcpy may have begun anywhere: again, a page at a time, to know how far it goes.
+namespace {
+
+// memcpy may have begun anywhere: again, a page at a time, to know how far it goes.
+[[gnu::cold, gnu::noinline]] std::size_t copy_until_fault(void* destination, const void* source,
+                                                          std::size_t n) noexcept {
   auto* to = static_cast<char*>(destination);
   const auto* from = static_cast<const char*>(source);
   std::size_t done = 0;
@@ -514,6 +516,14 @@ std::size_t guarded_copy(void* destination, const void* source, std::size_t n) n
     done += piece;
   }
   return done;
+}
+
+}  // namespace
+
+std::size_t guarded_copy(void* destination, const void* source, std::size_t n) noexcept {
+  if (copy_or_fault(destination, source, n)) [[likely]]
+    return n;
+  return copy_until_fault(destination, source, n);
 }
 
 void block_signals() noexcept {
