@@ -263,6 +263,7 @@ class manual_performer final : public performer {
 struct waiter : operation {
   explicit waiter(performer& p) {
     runner = &p;
+    done = [](operation* op) noexcept { finish(*op); };
     complete = [](operation* op, delivery) { static_cast<waiter*>(op)->completed = true; };
     destroy = [](operation*) noexcept {};
   }
@@ -445,8 +446,8 @@ TEST_F(FlushLanes, AWithdrawnWaiterFreesItselfAlone) {
   waiter first(engine), second(engine);
   EXPECT_FALSE(join(first, 0, 1));
   EXPECT_FALSE(join(second, 0, 1));
-  EXPECT_TRUE(state->withdraw(first));  // it leads, and may go all the same
-  EXPECT_FALSE(state->withdraw(first));
+  EXPECT_TRUE(state->withdraw(first, true));  // it leads, and may go all the same
+  EXPECT_FALSE(state->withdraw(first, true));
   engine.finish_next();
   EXPECT_FALSE(first.completed);
   EXPECT_TRUE(second.completed && !second.error);
@@ -459,7 +460,7 @@ TEST_F(FlushLanes, ADroppedSyncIsDoneByTheNextWaiter) {
   left.runner = &other;
   EXPECT_FALSE(join(gone, 0, 1));
   EXPECT_FALSE(join(left, 0, 1));
-  EXPECT_TRUE(state->withdraw(gone));
+  EXPECT_TRUE(state->withdraw(gone, true));
   engine.calls[0]->dropped = true;  // its engine was shut down
   engine.finish_next();
   EXPECT_FALSE(left.completed);

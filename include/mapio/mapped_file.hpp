@@ -155,14 +155,15 @@ class basic_mapped_file {
 
   /// Closes the file for every copy of this handle, off the loop.
   ///
-  /// Outstanding verbs complete with asio::error::operation_aborted, but for those that the kernel
-  /// is carrying out. Never waits for regions: the last one unmaps. In this version no policy owes
-  /// a flush.
+  /// First flushes what a policy other than manual still owes. Outstanding verbs complete with
+  /// asio::error::operation_aborted, but for those that the kernel is carrying out. Never waits for
+  /// regions: the last one unmaps.
   ///
   /// @par Completion signature
   ///   void(std::error_code)
   /// @par Errors
-  ///   errc::not_open.
+  ///   errc::not_open. With a policy other than manual those of flush(): what it owed is not
+  ///   durable; the file is closed all the same.
   /// @par Cancellation
   ///   None: it cannot be undone.
   /// @par Example
@@ -174,9 +175,10 @@ class basic_mapped_file {
 
   /// Writes `buffers`, one after another, at `offset`.
   ///
-  /// At completion the bytes are in the file for every reader, and not yet durable. What is known
-  /// to be at hand is stored at once; the rest goes off the loop. Updates of disjoint ranges run
-  /// concurrently. Short of errors the update is complete.
+  /// At completion the bytes are in the file for every reader, and not yet durable, unless the
+  /// policy is flush_policy::always. What is known to be at hand is stored at once; the rest goes
+  /// off the loop. Updates of disjoint ranges run concurrently. Short of errors the update is
+  /// complete.
   ///
   /// @param offset   Bytes from the start of the file; any alignment.
   /// @param buffers  A ConstBufferSequence, stored; its bytes must stay until completion. A region
@@ -184,9 +186,11 @@ class basic_mapped_file {
   /// @par Completion signature
   ///   void(std::error_code, std::size_t) with the bytes written.
   /// @par Errors
-  ///   errc::read_only, errc::out_of_range, errc::not_open write nothing. errc::page_fault: the
-  ///   file was truncated by somebody else, or cannot be written there. Else the OS code, e.g.
-  ///   std::errc::no_space_on_device.
+  ///   errc::read_only, errc::out_of_range, errc::not_open and, with a policy other than manual on
+  ///   a poisoned file, errc::flush_failed write nothing. errc::page_fault: the file was truncated
+  ///   by somebody else, or cannot be written there. Else the OS code, e.g.
+  ///   std::errc::no_space_on_device. With flush_policy::always also those of flush_range(): the
+  ///   bytes are written, and not durable.
   /// @par Cancellation
   ///   terminal, partial; total while queued. Reports the bytes done.
   /// @par Example

@@ -34,6 +34,11 @@ using native_handle_type = int;
 using failure = errc;
 inline constexpr failure no_failure{};
 inline constexpr failure out_of_memory{1000};
+/// Nothing failed, and the file has a flush policy that must hear of the update.
+inline constexpr failure policy_due{1001};
+constexpr bool is_failure(failure why) noexcept {
+  return why != no_failure && why != policy_due;
+}
 
 MAPIO_DECL std::error_code error_of(failure why) noexcept;
 [[noreturn]] MAPIO_DECL void throw_failure(failure why, const char* what);
@@ -160,14 +165,19 @@ class mapping {
 
   /// Closes the file for every copy of this handle; does nothing on a closed one.
   ///
-  /// Never flushes by itself and never waits for regions: the last one unmaps. Verbs under way
-  /// finish on the file as it was.
+  /// First flushes what a policy other than manual still owes. Never waits for regions: the last
+  /// one unmaps. Verbs under way finish on the file as it was.
   ///
   /// @par Errors
-  ///   None: nothing that can fail is done to data.
+  ///   None with the manual policy. Else those of flush(): what the policy owed is not durable; the
+  ///   file is closed all the same.
   /// @par Example
   ///   m.flush(); m.close();
-  MAPIO_DECL void close();
+  void close() {
+    std::error_code error;
+    close(error);
+    if (error) detail::throw_error(error, "close");
+  }
   /// Closes without throwing.
   MAPIO_DECL void close(std::error_code& error);
 
@@ -242,9 +252,11 @@ class mapping {
   /// @param offset   Bytes from the start of the file; any alignment.
   /// @param buffers  A ConstBufferSequence; not kept. May be empty.
   /// @par Errors
-  ///   errc::read_only, errc::out_of_range and errc::not_open store nothing. errc::page_fault: the
-  ///   file was truncated by somebody else or cannot be written there (a full disk under a hole);
-  ///   whole pages up to the fault are stored, and the error_code overload returns their bytes.
+  ///   errc::read_only, errc::out_of_range, errc::not_open and, with a policy other than manual on
+  ///   a poisoned file, errc::flush_failed store nothing. errc::page_fault: the file was truncated
+  ///   by somebody else or cannot be written there (a full disk under a hole); whole pages up to
+  ///   the fault are stored, and the error_code overload returns their bytes. With
+  ///   flush_policy::always also those of flush_range(): the bytes are stored, and not durable.
   /// @par Example
   ///   m.update_region(128, asio::buffer(record));
   template <class ConstBufferSequence>
@@ -252,7 +264,9 @@ class mapping {
     detail::failure why{};
     const std::size_t stored =
         each_buffer<asio::const_buffer>(offset, buffers, why, &mapping::store);
-    if (why != detail::no_failure) detail::throw_failure(why, "update_region");
+    if (why != detail::no_failure)
+      if (const std::error_code error = end_update(offset, stored, why))
+        detail::throw_error(error, "update_region");
     return stored;
   }
   /// Updates without throwing.
@@ -262,7 +276,7 @@ class mapping {
     detail::failure why{};
     const std::size_t stored =
         each_buffer<asio::const_buffer>(offset, buffers, why, &mapping::store);
-    error = detail::error_of(why);
+    error = why == detail::no_failure ? std::error_code() : end_update(offset, stored, why);
     return stored;
   }
 
@@ -425,6 +439,9 @@ class mapping {
                                detail::failure& why) const noexcept;
   MAPIO_DECL std::size_t load(std::uint64_t offset, asio::mutable_buffer bytes,
                               detail::failure& why) const noexcept;
+  // The end of an update that failed, or that a policy must hear of.
+  MAPIO_DECL std::error_code end_update(std::uint64_t offset, std::size_t stored,
+                                        detail::failure why) const noexcept;
   MAPIO_DECL detail::failure check(std::uint64_t offset, std::uint64_t length) const noexcept;
 
   // One buffer, the common case, goes straight through. Several are checked as a whole first, so
@@ -441,7 +458,7 @@ class mapping {
     why = check(offset, asio::buffer_size(buffers));
     if (why != detail::no_failure) return 0;
     std::size_t done = (this->*copy)(offset, first, why);
-    for (; why == detail::no_failure && it != end; ++it)
+    for (; !detail::is_failure(why) && it != end; ++it)
       done += (this->*copy)(offset + done, Buffer(*it), why);
     return done;
   }

@@ -53,8 +53,17 @@ enum class advice { normal, sequential, random, will_need, dont_need, cold, huge
 
 /// Says when writes become durable without an explicit flush.
 ///
-/// A value type. In this version every policy is accepted and reported by policy(), and all behave
-/// like manual().
+/// A policy never acknowledges what is not durable. With always() an update_region completes after
+/// the sync, which concurrent ones share. The others only set a flush of the whole file off: on an
+/// awaited file in the background, on a blocking mapping within the update_region that is one too
+/// many, for every() on a thread that all files of the process share and that no run() waits for.
+/// A flush of theirs that fails poisons the file, and the next call says so: until
+/// mapping::clear_flush_error() every update_region is errc::flush_failed and writes nothing.
+/// Closing flushes what the policy still owes; destroying the last handle never does.
+///
+/// Only what update_region writes is counted; every() also covers stores through a mutable_region.
+/// Has no effect on read_only and copy_on_write. A threshold or interval of 0 is
+/// std::errc::invalid_argument when the file is opened.
 ///
 /// @par Example
 ///   options.policy = mapio::flush_policy::every_bytes(1 << 20);
@@ -75,7 +84,7 @@ class flush_policy {
   static constexpr flush_policy every_writes(std::uint64_t writes) noexcept {
     return {trigger::writes, writes};
   }
-  /// Flushes when `interval` has passed since the first write after the last flush.
+  /// Flushes every `interval` if something was written since the last flush.
   static constexpr flush_policy every(std::chrono::milliseconds interval) noexcept {
     return {trigger::interval, static_cast<std::uint64_t>(interval.count())};
   }
@@ -147,9 +156,10 @@ struct file_stats {
   std::uint64_t syncs = 0;        ///< Syncs issued to the operating system.
   std::uint64_t sync_waiters =
       0;  ///< Flush calls that those syncs served; sync_waiters / syncs is the mean group.
-  std::uint64_t clean_flushes = 0;  ///< Flush calls that found everything durable and did no I/O.
-  std::uint64_t sync_failures = 0;  ///< Syncs that failed.
-  std::uint64_t bytes_dirtied = 0;  ///< Pages that went from clean to dirty, in bytes.
+  std::uint64_t clean_flushes = 0;   ///< Flush calls that found everything durable and did no I/O.
+  std::uint64_t sync_failures = 0;   ///< Syncs that failed.
+  std::uint64_t policy_flushes = 0;  ///< Flushes that the byte, write or interval policy began.
+  std::uint64_t bytes_dirtied = 0;   ///< Pages that went from clean to dirty, in bytes.
   std::uint64_t stores =
       0;  ///< Awaited updates that were stored into the mapping on the calling thread.
   std::uint64_t worker_stores =

@@ -121,9 +121,11 @@ struct engine::withdrawn_lists {
 };
 
 engine::withdrawal engine::withdraw(operation& op, bool interrupt) noexcept {
-  if (op.is_final.load(std::memory_order_relaxed)) return withdrawal::none;
-  if (interrupt) op.cancel_requested.store(true, std::memory_order_relaxed);
-  if (op.file && op.file->withdraw(op)) return withdrawal::from_file;
+  const bool is_final = op.is_final.load(std::memory_order_relaxed);
+  if (is_final && !stopping_) return withdrawal::none;
+  if (interrupt && !is_final) op.cancel_requested.store(true, std::memory_order_relaxed);
+  if (op.file && op.file->withdraw(op, interrupt)) return withdrawal::from_file;
+  if (is_final) return withdrawal::none;
   backend* const started = started_.load(std::memory_order_acquire);
   return started != nullptr && started->withdraw(op, interrupt) ? withdrawal::from_queue
                                                                 : withdrawal::none;
@@ -136,8 +138,9 @@ engine::withdrawal engine::cancel(operation& op, bool only_waiting) noexcept {
 
 void engine::end_withdrawn(operation& op, withdrawal from) noexcept {
   op.error = asio::error::operation_aborted;
-  if (from == withdrawal::from_file) finish(op);
-  if (from == withdrawal::from_queue) op.done(&op);
+  // A resize has not begun; whatever else waits in a file waits for a sync.
+  if (from == withdrawal::from_file && op.kind == verb::resize) return finish(op);
+  if (from != withdrawal::none) op.done(&op);
 }
 
 void engine::end_all(withdrawn_lists& lists) noexcept {
@@ -224,9 +227,9 @@ void finish(operation& op) noexcept {
   if (resized) resized->continue_resizes();
 }
 
-void finish(operation_list list) noexcept {
+void continue_all(operation_list list) noexcept {
   while (operation* op = list.pop())
-    finish(*op);
+    op->done(op);
 }
 
 }  // namespace detail

@@ -69,8 +69,8 @@ class engine final : public performer, public std::enable_shared_from_this<engin
   /// end_withdrawn().
   enum class withdrawal { none, from_file, from_queue };
   withdrawal cancel(operation& op, bool only_waiting) noexcept;
-  /// Ends an operation as cancelled. One that was in a backend's queue goes the way of a call that
-  /// failed, since its verb may have more to do than to tell the handler.
+  /// Ends an operation as cancelled. One that was in a backend's queue or waited for a sync goes
+  /// the way of a call that failed, since its verb may have more to do than to tell the handler.
   static void end_withdrawn(operation& op, withdrawal from) noexcept;
   /// Cancels all operations that `match` picks.
   void cancel_if(bool (*match)(const operation&, const void*), const void* what) noexcept;
@@ -150,7 +150,8 @@ inline void finish(operation& op, std::error_code error) noexcept {
   op.error = error;
   finish(op);
 }
-void finish(operation_list list) noexcept;
+/// Lets what waited for a sync go on with its verdict.
+void continue_all(operation_list list) noexcept;
 
 }  // namespace detail
 MAPIO_NAMESPACE_END

@@ -69,7 +69,7 @@ void throw_error(const std::error_code& error, const char* what) {
 }
 
 std::error_code error_of(failure why) noexcept {
-  if (why == no_failure) return {};
+  if (!is_failure(why)) return {};
   return why == out_of_memory ? make_error_code(std::errc::not_enough_memory)
                               : make_error_code(why);
 }

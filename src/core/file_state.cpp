@@ -2,6 +2,7 @@
 
 #include "copy_window.hpp"
 #include "engine.hpp"
+#include "policy_clock.hpp"
 
 #include <asio/error.hpp>
 
@@ -51,6 +52,10 @@ std::error_code check_options(const open_options& options) noexcept {
     return make_error_code(std::errc::invalid_argument);
   if (options.size > largest_size || options.reserve > largest_size)
     return make_error_code(std::errc::file_too_large);
+  using trigger = flush_policy::trigger;
+  const trigger kind = options.policy.kind();
+  if (kind != trigger::manual && kind != trigger::always && options.policy.threshold() == 0)
+    return make_error_code(std::errc::invalid_argument);
   return {};
 }
 
@@ -144,8 +149,14 @@ std::error_code file_state::open(const std::filesystem::path& path, const open_o
   if (options.touch == prefault::eager) {
     if (std::error_code fault = result->prefetch(true, 0, 0)) {
       result.reset();
+      if (file.created) std::filesystem::remove(path);
       return fault;
     }
+  }
+  if (std::error_code late = result->start_policy()) {
+    result.reset();
+    if (file.created) std::filesystem::remove(path);
+    return late;
   }
   return {};
 } catch (const std::system_error& e) {
@@ -156,6 +167,7 @@ std::error_code file_state::open(const std::filesystem::path& path, const open_o
 
 std::error_code file_state::adopt(native_handle_type handle, const open_options& options,
                                   std::shared_ptr<file_state>& result) noexcept try {
+  if (std::error_code error = check_options(options)) return error;
   platform::guard_faults();
   platform::opened_file file;
   if (std::error_code error = platform::inspect(handle, options, file)) return error;
@@ -173,6 +185,11 @@ std::error_code file_state::adopt(native_handle_type handle, const open_options&
   }
   mapped->notify_on_drop(result);
   if (options.touch == prefault::eager) static_cast<void>(result->prefetch(true, 0, 0));
+  if (std::error_code late = result->start_policy()) {
+    static_cast<void>(result->file_->detach());  // still the caller's
+    result.reset();
+    return late;
+  }
   return {};
 } catch (const std::system_error& e) {
   return e.code();
@@ -206,8 +223,10 @@ std::error_code file_state::shut(const operation* closing) noexcept {
   if (undone != nullptr)
     undo_growth(*undone, undone->home ? make_error_code(asio::error::operation_aborted)
                                       : make_error_code(errc::not_open));
-  while (operation* op = withdrawn.pop())
-    finish(*op, asio::error::operation_aborted);
+  while (operation* op = withdrawn.pop()) {
+    op->error = asio::error::operation_aborted;
+    engine::end_withdrawn(*op, engine::withdrawal::from_file);
+  }
   while (operation* op = refused.pop())
     finish(*op, errc::not_open);
   struct mark {
@@ -234,8 +253,11 @@ void file_state::let_go_of_mapping(bool here) noexcept {
   if (directory_ != nullptr) directory_->release(here);
 }
 
-void file_state::close() noexcept {
+std::error_code file_state::close() noexcept {
+  std::error_code verdict;
+  if (follows_policy() && flushes_.owes_flush()) verdict = flush(true, 0, 0, durability::durable);
   if (!shut(nullptr)) let_go_of_mapping(false);
+  return verdict == errc::not_open ? std::error_code() : verdict;
 }
 
 native_handle_type file_state::release(std::error_code& error) noexcept {
@@ -268,22 +290,39 @@ native_handle_type file_state::release(std::error_code& error) noexcept {
 }
 
 bool file_state::start_close(operation& op) noexcept {
+  op.is_final = true;
+  if (follows_policy() && flushes_.owes_flush()) {
+    if (!op.home->enroll(op)) {
+      op.error = asio::error::operation_aborted;
+      return true;
+    }
+    op.done = [](operation* self) noexcept {
+      if (self->file->shut_and_let_go(*self)) finish(*self);
+    };
+    if (!flushes_.join(op, true)) return false;
+    op.home->forget(op);
+  }
+  return shut_and_let_go(op);
+}
+
+// op.error is the verdict on what the policy owed. True: over at once.
+bool file_state::shut_and_let_go(operation& op) noexcept {
   if (std::error_code error = shut(&op)) {
-    op.error = error;
+    if (!op.error || op.error == asio::error::operation_aborted) op.error = error;
     return true;
   }
-  op.is_final = true;
   op.what = call::work;
   op.work = [](operation* self) noexcept { self->file->let_go_of_mapping(true); };
   op.done = [](operation* self) noexcept {
     if (self->dropped) self->file->let_go_of_mapping(true);
     finish(*self);
   };
-  if (submit(op)) {
-    let_go_of_mapping(true);
-    return true;
+  if (op.enrolled || op.home->enroll(op)) {
+    op.runner->submit(op);
+    return false;
   }
-  return false;
+  let_go_of_mapping(true);
+  return true;
 }
 
 void file_state::used_by(const std::shared_ptr<engine>& home) noexcept {
@@ -330,6 +369,7 @@ file_stats file_state::stats() const noexcept {
   s.reads_off_loop = reads_off_loop_.load(std::memory_order_relaxed);
   s.moves = moves_.load(std::memory_order_relaxed);
   s.page_faults = page_faults_.load(std::memory_order_relaxed);
+  s.policy_flushes = policy_flushes_.load(std::memory_order_relaxed);
   s.medium = medium_;
   return s;
 }
@@ -395,6 +435,10 @@ std::size_t file_state::store(std::uint64_t offset, const void* bytes, std::size
     why = is_open() ? errc::read_only : errc::not_open;
     return 0;
   }
+  if (follows_policy() && flushes_.is_poisoned()) [[unlikely]] {
+    why = is_open() ? errc::flush_failed : errc::not_open;
+    return 0;
+  }
   std::size_t done = 0;
   why = with_window(current_, closed_, offset, n, [&](extent& e) {
     if (n == 0) return no_failure;
@@ -406,6 +450,8 @@ std::size_t file_state::store(std::uint64_t offset, const void* bytes, std::size
     if (done != 0) mark_stored(e, offset, offset + done);
     return store_fault(e, offset + done);
   });
+  if (why == no_failure && follows_policy()) [[unlikely]]
+    why = policy_due;
   return done;
 }
 
@@ -454,6 +500,102 @@ pin file_state::pin_range(std::uint64_t offset, std::uint64_t length, std::uint6
   }
 }
 
+// --- policies
+// ---------------------------------------------------------------------------------------------------------------
+
+std::error_code file_state::start_policy() noexcept {
+  if (!follows_policy() || options_.policy.kind() != flush_policy::trigger::interval) return {};
+  const auto interval = std::min(options_.policy.threshold(), std::uint64_t{1} << 40);
+  return policy_clock::add(weak_from_this(), std::chrono::milliseconds(interval));
+}
+
+void file_state::count_update(std::uint64_t n) noexcept {
+  counted_.fetch_add(options_.policy.kind() == flush_policy::trigger::bytes ? n : 1);
+}
+
+// Tells whether the policy wants a flush now; the caller then owes it one, and end_policy_flush().
+bool file_state::wants_policy_flush() noexcept {
+  const flush_policy::trigger kind = options_.policy.kind();
+  if (kind != flush_policy::trigger::bytes && kind != flush_policy::trigger::writes) return false;
+  return counted_.load() >= options_.policy.threshold() && begin_policy_flush();
+}
+
+// One at a time; what is written meanwhile counts for the next. In one total order with the
+// counting: either this flush's end sees what was counted, or who counted sees that it has ended.
+bool file_state::begin_policy_flush() noexcept {
+  if (policy_flush_under_way_.exchange(true)) return false;
+  counted_.store(0);
+  policy_flushes_.fetch_add(1, std::memory_order_relaxed);
+  return true;
+}
+
+void file_state::end_policy_flush(std::error_code error) noexcept {
+  policy_flush_under_way_.exchange(false);
+  // A close or a shutdown ended it; flush_failed was reported where it came from.
+  if (error && error != errc::not_open && error != errc::flush_failed &&
+      error != asio::error::operation_aborted)
+    flushes_.policy_failed(error);
+}
+
+std::error_code file_state::follow_policy(std::uint64_t offset, std::uint64_t n) noexcept {
+  if (n == 0) return {};
+  if (options_.policy.kind() == flush_policy::trigger::always)
+    return flush(false, offset, n, durability::durable);
+  count_update(n);
+  while (wants_policy_flush())
+    end_policy_flush(flush(true, 0, 0, durability::durable));
+  return {};
+}
+
+void file_state::flush_by_policy(const std::shared_ptr<engine>& home, performer& runner) noexcept {
+  struct policy_flush final : operation {};
+  auto* op = new (std::nothrow) policy_flush;
+  if (op == nullptr) return end_policy_flush({});  // the next update, or the clock, tries again
+  op->kind = verb::flush;
+  op->home = home;
+  op->runner = &runner;
+  op->file = shared_from_this();
+  op->done = [](operation* self) noexcept { finish(*self); };
+  op->complete = [](operation* self, operation::delivery) {
+    const std::shared_ptr<file_state> file = std::move(self->file);
+    const std::shared_ptr<engine> same_home = std::move(self->home);
+    performer& same_runner = *self->runner;
+    file->end_policy_flush(self->error);
+    delete static_cast<policy_flush*>(self);
+    if (file->wants_policy_flush()) file->flush_by_policy(same_home, same_runner);
+  };
+  op->destroy = [](operation* self) noexcept {
+    self->file->end_policy_flush({});
+    delete static_cast<policy_flush*>(self);
+  };
+  if (home && !home->enroll(*op)) return op->destroy(op);
+  if (flushes_.join(*op, true)) finish(*op);
+}
+
+void file_state::policy_is_due(performer& clock) noexcept {
+  if (flushes_.owes_flush() && begin_policy_flush()) flush_by_policy(nullptr, clock);
+}
+
+// True: the update is over, else it waits for its sync.
+bool file_state::end_update(operation& op) noexcept {
+  if (op.error || !follows_policy()) return true;
+  if (options_.policy.kind() != flush_policy::trigger::always) {
+    count_update(op.length);
+    if (wants_policy_flush()) flush_by_policy(op.home, *op.home);
+    return true;
+  }
+  let_go(op);  // a shrink need not wait for the sync
+  const bool enrolled_here = !op.enrolled;
+  if (enrolled_here && !op.home->enroll(op)) {
+    op.error = asio::error::operation_aborted;
+    return true;
+  }
+  op.done = [](operation* self) noexcept { finish(*self); };
+  if (!flushes_.join(op, false)) return false;
+  if (enrolled_here) op.home->forget(op);
+  return true;
+}
+
 // --- blocking verbs
 // --------------------------------------------------------------------------------------------------------
 
@@ -461,9 +603,11 @@ std::error_code file_state::flush(bool whole_file, std::uint64_t offset, std::ui
                                   durability level) noexcept {
   blocking_operation op;
   op.kind = whole_file ? verb::flush : verb::flush_range;
+  op.done = [](operation* self) noexcept { finish(*self); };
   op.offset = offset;
   op.length = length;
   if (level == durability::durable) {
+    if (whole_file) counted_.store(0);
     if (!flushes_.join(op, whole_file)) op.wait();
     return op.error;
   }
@@ -613,10 +757,14 @@ bool file_state::start_update(operation& op) noexcept {
     op.error = error_of(check(op.offset, 0));
     return true;
   }
+  if (follows_policy() && flushes_.is_poisoned()) {
+    op.error = errc::flush_failed;
+    return true;
+  }
   const bool is_private = options_.mode == access::copy_on_write;
   if (!is_private && options_.writes != write_path::file && op.length <= most_at_once &&
       store_at_once(op))
-    return true;
+    return end_update(op);
 
   if (pin_for(op) == nullptr || !use_file(op)) return true;
   if (is_private || options_.writes == write_path::mapped) {
@@ -624,13 +772,15 @@ bool file_state::start_update(operation& op) noexcept {
     op.what = call::work;
     op.work = [](operation* self) noexcept {
       failure why{};
-      for (std::size_t i = 0; i < self->buffer_count && why == no_failure; ++i)
+      for (std::size_t i = 0; i < self->buffer_count && !is_failure(why); ++i)
         self->transferred +=
             self->file->store(self->offset + self->transferred, self->buffers[i].data(),
                               self->buffers[i].size(), why);
       self->error = error_of(why);
     };
-    op.done = [](operation* self) noexcept { finish(*self); };
+    op.done = [](operation* self) noexcept {
+      if (self->dropped || self->file->end_update(*self)) finish(*self);
+    };
     return submit(op);
   }
   // A write would silently extend a file that somebody cut meanwhile; a store there is a fault.
@@ -648,7 +798,7 @@ bool file_state::start_update(operation& op) noexcept {
   op.done = [](operation* self) noexcept {
     if (self->transferred != 0)
       self->range.owner()->dirty.mark(self->offset, self->offset + self->transferred);
-    finish(*self);
+    if (self->dropped || self->file->end_update(*self)) finish(*self);
   };
   return submit(op);
 }
@@ -765,6 +915,8 @@ bool file_state::start_flush(operation& op, bool whole_file) noexcept {
       op.error = asio::error::operation_aborted;
       return true;
     }
+    if (whole_file) counted_.store(0);
+    op.done = [](operation* self) noexcept { finish(*self); };
     if (!flushes_.join(op, whole_file)) return false;
     op.home->forget(op);
     return true;
@@ -779,9 +931,9 @@ bool file_state::start_flush(operation& op, bool whole_file) noexcept {
   return submit(op);
 }
 
-bool file_state::withdraw(operation& op) noexcept {
+bool file_state::withdraw(operation& op, bool interrupt) noexcept {
   std::unique_lock lock(mutex_);
-  if (flushes_.withdraw(op)) return true;
+  if (flushes_.withdraw(op, interrupt)) return true;
   if (op.kind != verb::resize) return false;
   if (resize_under_way_ == &op) {
     if (!std::exchange(resize_waits_for_pins_, false)) return false;

@@ -78,13 +78,21 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   std::error_code resize(std::uint64_t new_size) noexcept;
   std::error_code prefetch(bool whole_file, std::uint64_t offset, std::uint64_t length) noexcept;
   std::error_code is_resident(std::uint64_t offset, std::uint64_t length, bool& all) noexcept;
-  void close() noexcept;
+  /// Closes; the verdict is on what the policy owed.
+  std::error_code close() noexcept;
+  /// Does what the policy asks for after [offset, offset + n) was stored; the verdict of
+  /// flush_policy::always.
+  std::error_code follow_policy(std::uint64_t offset, std::uint64_t n) noexcept;
+  bool follows_policy() const noexcept {
+    return options_.policy.kind() != flush_policy::trigger::manual &&
+           options_.mode == access::read_write;
+  }
   native_handle_type release(std::error_code& error) noexcept;
 
   // --- awaited verbs: true when done already ---
   bool start(operation& op) noexcept;
   /// Takes an operation out of the file's own wait lists; true: the caller owns it.
-  bool withdraw(operation& op) noexcept;
+  bool withdraw(operation& op, bool interrupt) noexcept;
   /// Remembers an engine, for closing off the loop and for cancelling at close.
   void used_by(const std::shared_ptr<engine>& home) noexcept;
 
@@ -99,6 +107,8 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   void announce(shared_handle& file, const std::shared_ptr<engine>& home) noexcept;
   /// A pin that somebody waited for is gone.
   void pins_dropped() noexcept;
+  /// The policy's interval has passed.
+  void policy_is_due(performer& clock) noexcept;
   /// A resize is over or was withdrawn: the next one's turn.
   void continue_resizes() noexcept;
 
@@ -110,13 +120,23 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   bool start_flush(operation& op, bool whole_file) noexcept;
   bool start_resize(operation& op) noexcept;
   bool start_close(operation& op) noexcept;
+  bool shut_and_let_go(operation& op) noexcept;
+  bool end_update(operation& op) noexcept;
   bool submit(operation& op) noexcept;
   bool use_file(operation& op) noexcept;
   extent* pin_for(operation& op) noexcept;
   bool store_at_once(operation& op) noexcept;
   void populate_next(operation& op) noexcept;
   failure store_fault(extent& e, std::uint64_t at) noexcept;
-  [[gnu::always_inline]] inline void mark_stored(extent& e, std::uint64_t begin, std::uint64_t end) noexcept;
+  [[gnu::always_inline]] inline void mark_stored(extent& e, std::uint64_t begin,
+                                                 std::uint64_t end) noexcept;
+
+  std::error_code start_policy() noexcept;
+  void count_update(std::uint64_t n) noexcept;
+  bool wants_policy_flush() noexcept;
+  bool begin_policy_flush() noexcept;
+  void end_policy_flush(std::error_code error) noexcept;
+  void flush_by_policy(const std::shared_ptr<engine>& home, performer& runner) noexcept;
 
   std::error_code check_resize(std::uint64_t new_size) const noexcept;
   void advance_resize(operation& op) noexcept;
@@ -153,6 +173,9 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   std::vector<std::weak_ptr<engine>> engines_;
   flush_scheduler flushes_;
 
+  std::atomic<std::uint64_t> counted_{0};  // bytes or writes, by the policy, since the last flush
+  std::atomic<bool> policy_flush_under_way_{false};
+
   std::atomic<std::uint64_t> stores_{0};
   std::atomic<std::uint64_t> worker_stores_{0};
   std::atomic<std::uint64_t> file_writes_{0};
@@ -160,6 +183,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   std::atomic<std::uint64_t> reads_off_loop_{0};
   std::atomic<std::uint64_t> moves_{0};
   std::atomic<std::uint64_t> page_faults_{0};
+  std::atomic<std::uint64_t> policy_flushes_{0};
 };
 
 }  // namespace detail

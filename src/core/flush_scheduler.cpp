@@ -5,6 +5,8 @@
 #include "file_state.hpp"
 #include "platform/platform.hpp"
 
+#include <asio/error.hpp>
+
 #include <algorithm>
 #include <bit>
 #include <utility>
@@ -245,10 +247,11 @@ void flush_scheduler::fail_gathering(lane& l, std::error_code cause,
   }
 }
 
-void flush_scheduler::settle(lane& l, operation_list& finished) noexcept {
+void flush_scheduler::settle(lane& l, const std::shared_ptr<engine>& home,
+                             operation_list& finished) noexcept {
   extent* const e = file_.mapped() != nullptr ? file_.mapped() : l.mapped;
   if (l.dropped) {
-    // The engine was shut down before it came to this sync. Its own waiters are gone; the others
+    // The engine was shut down before it came to this sync. Its own waiters go with it; the others
     // want one still.
     e->dirty.put_back(l.cut);
     for (const range_set::range& r : l.content_cut)
@@ -256,7 +259,14 @@ void flush_scheduler::settle(lane& l, operation_list& finished) noexcept {
     name_ = name_ || l.with_name;
     operation_list again = std::move(l.riding);
     again.append(std::move(l.gathering));
-    l.gathering = std::move(again);
+    while (operation* op = again.pop()) {
+      if (home && op->home == home) {
+        op->error = asio::error::operation_aborted;
+        finished.push(*op);
+      } else {
+        l.gathering.push(*op);
+      }
+    }
     return;
   }
   std::error_code verdict = l.error;
@@ -268,7 +278,7 @@ void flush_scheduler::settle(lane& l, operation_list& finished) noexcept {
   } else if (verdict || poison_) {
     if (verdict) {
       ++stats_.sync_failures;
-      if (!poison_) poison_ = verdict;
+      poison(verdict);
     } else {
       verdict =
           errc::flush_failed;  // the other lane's failure may have been about these pages as well
@@ -313,7 +323,7 @@ void flush_scheduler::end_sync(lane& l) noexcept {
   operation_list finished;
   {
     std::lock_guard lock(mutex_);
-    settle(l, finished);
+    settle(l, home, finished);
     mapped = std::exchange(l.mapped, nullptr);
     opened = std::exchange(l.opened, nullptr);
     l.busy = false;
@@ -329,10 +339,12 @@ void flush_scheduler::end_sync(lane& l) noexcept {
   if (again) l.runner->submit(l);
   mapped->release();
   opened->release();
-  finish(std::move(finished));
+  continue_all(std::move(finished));
 }
 
-bool flush_scheduler::withdraw(operation& op) noexcept {
+bool flush_scheduler::withdraw(operation& op, bool interrupt) noexcept {
+  // What it wrote is written; only who asks for an end in the middle gets one.
+  if (op.kind == verb::update && !interrupt) return false;
   for (lane* l : {&whole_, &range_})
     if (l->gathering.remove(op) || l->riding.remove(op)) return true;
   return false;
@@ -353,8 +365,25 @@ operation_list flush_scheduler::withdraw_awaited() noexcept {
 void flush_scheduler::store_refused(std::uint64_t begin, std::uint64_t end,
                                     std::error_code cause) noexcept {
   std::lock_guard lock(mutex_);
-  if (!poison_) poison_ = cause;
+  poison(cause);
   lost_.add(page_floor(begin), page_ceil(end));
+}
+
+void flush_scheduler::policy_failed(std::error_code cause) noexcept {
+  std::lock_guard lock(mutex_);
+  poison(cause);
+}
+
+void flush_scheduler::poison(std::error_code cause) noexcept {
+  if (!poison_) poison_ = cause;
+  is_poisoned_.store(true, std::memory_order_relaxed);
+}
+
+bool flush_scheduler::owes_flush() const noexcept {
+  std::lock_guard lock(mutex_);
+  const extent* const e = file_.mapped();
+  return e != nullptr && (is_busy() || poison_ || durable_generation_ != size_generation_ ||
+                          e->has_writable_pin(0, e->capacity()) || e->dirty.any(0, e->capacity()));
 }
 
 std::error_code flush_scheduler::error() const noexcept {
@@ -365,6 +394,7 @@ std::error_code flush_scheduler::error() const noexcept {
 void flush_scheduler::clear_error() noexcept {
   std::lock_guard lock(mutex_);
   poison_ = {};
+  is_poisoned_.store(false, std::memory_order_relaxed);
 }
 
 void flush_scheduler::add_to(file_stats& stats) const noexcept {

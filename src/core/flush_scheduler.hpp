@@ -6,6 +6,7 @@
 
 #include <mapio/detail/operation.hpp>
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <mutex>
@@ -68,7 +69,7 @@ class flush_scheduler {
   /// Waits for a sync on behalf of `op`. True: it is over at once, with op.error.
   bool join(operation& op, bool whole_file) noexcept;
   /// Takes a waiter out; true: it was waiting, and the caller owns it.
-  bool withdraw(operation& op) noexcept;  // under the file's mutex
+  bool withdraw(operation& op, bool interrupt) noexcept;  // under the file's mutex
   /// The file is being closed: takes the waiters that are not blocked threads out.
   operation_list withdraw_awaited() noexcept;  // under the file's mutex
   /// The size was changed: the next flush makes it durable.
@@ -76,8 +77,14 @@ class flush_scheduler {
   /// A store was refused by the OS although the file reaches that far: nothing may claim that it is
   /// durable.
   void store_refused(std::uint64_t begin, std::uint64_t end, std::error_code cause) noexcept;
+  /// A flush that nobody waits for failed in a way that is no sync's; whoever comes next must hear
+  /// of it.
+  void policy_failed(std::error_code cause) noexcept;
   std::error_code error() const noexcept;
+  bool is_poisoned() const noexcept { return is_poisoned_.load(std::memory_order_relaxed); }
   void clear_error() noexcept;
+  /// Tells whether something was written, or resized, that no finished sync covers.
+  bool owes_flush() const noexcept;
   bool is_busy() const noexcept { return whole_.busy || range_.busy; }  // under the file's mutex
   void add_to(file_stats& stats) const noexcept;                        // under the file's mutex
 
@@ -101,11 +108,12 @@ class flush_scheduler {
   bool begin_sync(lane& l) noexcept;
   void call_done(lane& l) noexcept;
   void end_sync(lane& l) noexcept;
-  void settle(lane& l, operation_list& finished) noexcept;
+  void settle(lane& l, const std::shared_ptr<engine>& home, operation_list& finished) noexcept;
   void fail_gathering(lane& l, std::error_code cause, operation_list& finished) noexcept;
   bool is_claimed(const lane& l, std::uint64_t begin, std::uint64_t end,
                   const extent& e) const noexcept;
   bool is_lost(std::uint64_t begin, std::uint64_t end, const extent& e) const noexcept;
+  void poison(std::error_code cause) noexcept;
   lane& other(const lane& l) noexcept { return &l == &whole_ ? range_ : whole_; }
 
   file_state& file_;
@@ -118,6 +126,7 @@ class flush_scheduler {
   std::uint64_t size_generation_ = 0;
   std::uint64_t durable_generation_ = 0;
   std::error_code poison_;
+  std::atomic<bool> is_poisoned_{false};  // as poison_, for a look without the mutex
   file_stats stats_;
 };
 

@@ -49,13 +49,9 @@ void mapping::open(const std::filesystem::path& path, const open_options& option
   error = detail::file_state::open(path, options, state_);
 }
 
-void mapping::close() {
-  if (state_) state_->close();
-}
-
 void mapping::close(std::error_code& error) {
   error.clear();
-  close();
+  if (state_) error = state_->close();
 }
 
 bool mapping::is_open() const noexcept {
@@ -138,6 +134,11 @@ std::size_t mapping::load(std::uint64_t offset, asio::mutable_buffer bytes,
   if (state_) return state_->load(offset, bytes.data(), bytes.size(), why);
   why = errc::not_open;
   return 0;
+}
+
+std::error_code mapping::end_update(std::uint64_t offset, std::size_t stored,
+                                    detail::failure why) const noexcept {
+  return detail::is_failure(why) ? detail::error_of(why) : state_->follow_policy(offset, stored);
 }
 
 detail::failure mapping::check(std::uint64_t offset, std::uint64_t length) const noexcept {

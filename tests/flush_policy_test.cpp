@@ -1,0 +1,607 @@
+// flush_policy at work, on both classes. What mapped_file does is run on each engine; failures are
+// injected on the thread pool, whose system calls a test can see.
+
+#include "faults/syscall_gate.hpp"
+#include "support.hpp"
+
+#include <mapio/backend.hpp>
+#include <mapio/mapped_file.hpp>
+#include <mapio/mapping.hpp>
+
+#include <asio/bind_cancellation_slot.hpp>
+#include <asio/buffer.hpp>
+#include <asio/cancellation_signal.hpp>
+#include <asio/error.hpp>
+#include <asio/io_context.hpp>
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <unistd.h>
+
+namespace {
+
+using namespace std::chrono_literals;
+using faults::syscall_gate;
+using mapio::errc;
+using mapio::flush_policy;
+using mapio::mapped_file;
+using mapio::mapping;
+using mapio::open_options;
+using support::code_of;
+using support::creating;
+using support::page;
+using support::read_write;
+
+const std::error_code io_error(EIO, std::system_category());
+
+open_options following(flush_policy policy, open_options options = creating(64 * page())) {
+  options.policy = policy;
+  return options;
+}
+
+/// Opens a file that owes nothing.
+mapping clean(const std::filesystem::path& path, flush_policy policy) {
+  mapping m(path, following(policy));
+  m.flush();
+  return m;
+}
+
+void store(mapping& m, std::uint64_t which_page, std::size_t bytes = 1) {
+  m.update_region(which_page * page(), asio::buffer(support::pattern(bytes)));
+}
+
+class flush_policy_test : public testing::Test {
+ protected:
+  using work = asio::awaitable<void>;
+
+  support::temp_dir dir_;
+  std::filesystem::path path_ = dir_ / "file";
+};
+
+using mapping_policy = flush_policy_test;
+
+// --- mapping
+// -----------------------------------------------------------------------------------------------------------------
+
+TEST_F(mapping_policy, always_makes_every_update_durable) {
+  mapping m = clean(path_, flush_policy::always());
+  const std::uint64_t syncs = m.stats().syncs;
+  store(m, 3);
+  EXPECT_EQ(m.pending_bytes(), 0U);
+  EXPECT_EQ(m.stats().syncs, syncs + 1);
+  // Several buffers are one update.
+  const std::array<asio::const_buffer, 3> parts{asio::buffer("a", 1), asio::buffer("b", 1),
+                                                asio::buffer("c", 1)};
+  m.update_region(9 * page() - 1, parts);
+  EXPECT_EQ(m.pending_bytes(), 0U);
+  EXPECT_EQ(m.stats().syncs, syncs + 2);
+  m.update_region(0, asio::const_buffer());
+  EXPECT_EQ(m.stats().syncs, syncs + 2);
+}
+
+TEST_F(mapping_policy, always_shares_the_sync_of_updates_at_the_same_time) {
+  std::atomic<bool> hold_next = false;
+  syscall_gate gate(syscall_gate::syncs(), [&](const syscall_gate::call&) {
+    return hold_next.exchange(false) ? syscall_gate::hold : syscall_gate::pass;
+  });
+  const bool possible = gate.run([&] {
+    constexpr std::uint64_t others = 6;
+    mapping m = clean(path_, flush_policy::always());
+    const auto before = m.stats();
+    hold_next = true;
+    std::vector<std::thread> running;
+    running.emplace_back([&] { store(m, 0); });
+    gate.wait_until_held();
+    for (std::uint64_t i = 1; i <= others; ++i)
+      running.emplace_back([&m, i] { store(m, i); });
+    EXPECT_TRUE(support::eventually(
+        [&] { return m.stats().flush_calls == before.flush_calls + 1 + others; }));
+    gate.release();
+    for (std::thread& t : running)
+      t.join();
+    EXPECT_EQ(m.stats().syncs, before.syncs + 2);
+    EXPECT_EQ(m.stats().sync_waiters, before.sync_waiters + 1 + others);
+    EXPECT_EQ(m.pending_bytes(), 0U);
+  });
+  if (!possible) GTEST_SKIP() << "seccomp does not let us hold system calls";
+}
+
+TEST_F(mapping_policy, every_bytes_flushes_the_whole_file_with_the_byte_that_is_one_too_many) {
+  mapping m = clean(path_, flush_policy::every_bytes(100));
+  const auto before = m.stats();
+  store(m, 0, 60);
+  store(m, 5, 39);
+  EXPECT_EQ(m.stats().syncs, before.syncs);
+  EXPECT_EQ(m.pending_bytes(), 2 * page());
+  store(m, 9, 1);
+  EXPECT_EQ(m.stats().syncs, before.syncs + 1);
+  EXPECT_EQ(m.stats().policy_flushes, before.policy_flushes + 1);
+  EXPECT_EQ(m.pending_bytes(), 0U);
+  // It counts anew, also after a flush that somebody asked for.
+  store(m, 0, 99);
+  m.flush();
+  store(m, 0, 99);
+  EXPECT_EQ(m.pending_bytes(), page());
+  store(m, 0, 1);
+  EXPECT_EQ(m.pending_bytes(), 0U);
+  EXPECT_EQ(m.stats().policy_flushes, before.policy_flushes + 2);
+}
+
+TEST_F(mapping_policy, every_writes_counts_updates_and_not_their_buffers) {
+  mapping m = clean(path_, flush_policy::every_writes(3));
+  const std::uint64_t syncs = m.stats().syncs;
+  store(m, 0, 1000);
+  const std::array<asio::const_buffer, 3> parts{asio::buffer("a", 1), asio::buffer("b", 1),
+                                                asio::buffer("c", 1)};
+  m.update_region(page(), parts);
+  EXPECT_EQ(m.stats().syncs, syncs);
+  store(m, 2);
+  EXPECT_EQ(m.stats().syncs, syncs + 1);
+  EXPECT_EQ(m.pending_bytes(), 0U);
+}
+
+TEST_F(mapping_policy, every_flushes_in_the_background) {
+  mapping m = clean(path_, flush_policy::every(5ms));
+  store(m, 1);
+  EXPECT_TRUE(support::eventually([&] { return m.pending_bytes() == 0; }));
+  { m.mutable_view(7 * page(), 1).data()[0] = std::byte{7}; }
+  EXPECT_TRUE(support::eventually([&] { return m.pending_bytes() == 0; }));
+  EXPECT_TRUE(support::eventually([&] { return m.stats().policy_flushes >= 2; }));
+  // Nothing to do is nothing done.
+  const std::uint64_t syncs = m.stats().syncs;
+  std::this_thread::sleep_for(50ms);
+  EXPECT_EQ(m.stats().syncs, syncs);
+}
+
+TEST_F(mapping_policy, every_lasts_as_long_as_the_file) {
+  std::vector<mapping> files;
+  for (int i = 0; i < 20; ++i)
+    files.push_back(clean(dir_ / std::to_string(i), flush_policy::every(1ms)));
+  for (int round = 0; round < 5; ++round) {
+    for (mapping& m : files)
+      store(m, 1);
+    EXPECT_TRUE(support::eventually([&] {
+      return std::all_of(files.begin(), files.end(),
+                         [](const mapping& m) { return m.pending_bytes() == 0; });
+    }));
+  }
+  files.clear();
+  mapping again = clean(path_, flush_policy::every(1ms));
+  store(again, 1);
+  EXPECT_TRUE(support::eventually([&] { return again.pending_bytes() == 0; }));
+}
+
+TEST_F(mapping_policy, holds_for_a_file_that_was_there_and_for_an_adopted_one) {
+  support::write_file(path_, support::pattern(8 * page()));
+  mapping opened(path_, following(flush_policy::always(), read_write()));
+  store(opened, 1);
+  EXPECT_EQ(opened.pending_bytes(), 0U);
+  EXPECT_GE(opened.stats().syncs, 1U);
+  opened.close();
+  mapping adopted = mapping::adopt(support::open_fd(path_, O_RDWR).release(),
+                                   following(flush_policy::every_writes(1), read_write()));
+  store(adopted, 1);
+  EXPECT_EQ(adopted.pending_bytes(), 0U);
+  EXPECT_EQ(adopted.policy(), flush_policy::every_writes(1));
+}
+
+TEST_F(mapping_policy, has_no_effect_where_nothing_can_become_durable) {
+  support::write_file(path_, support::pattern(8 * page()));
+  for (open_options options : {support::read_only(), support::copy_on_write()}) {
+    mapping m(path_, following(flush_policy::always(), options));
+    if (options.mode == mapio::access::copy_on_write) store(m, 1);
+    m.close();
+    EXPECT_EQ(m.stats().syncs, 0U);
+  }
+}
+
+TEST_F(mapping_policy, that_would_never_or_always_be_due_is_refused) {
+  for (const flush_policy policy :
+       {flush_policy::every_bytes(0), flush_policy::every_writes(0), flush_policy::every(0ms)}) {
+    std::error_code error;
+    const mapping m(path_, following(policy), error);
+    EXPECT_EQ(error, std::errc::invalid_argument);
+    EXPECT_FALSE(m.is_open());
+    EXPECT_FALSE(std::filesystem::exists(path_));
+  }
+}
+
+/// Runs a body whose syncs fail on demand, and counts them.
+class mapping_policy_failure : public flush_policy_test {
+ protected:
+  void run(const std::function<void()>& body) {
+    if (!gate_.run(body)) GTEST_SKIP() << "seccomp does not let us fail system calls";
+  }
+
+  std::atomic<int> fail_next_ = 0;
+  syscall_gate gate_{syscall_gate::syncs(), [this](const syscall_gate::call&) {
+                       if (fail_next_ <= 0) return syscall_gate::pass;
+                       --fail_next_;
+                       return syscall_gate::fail(EIO);
+                     }};
+};
+
+TEST_F(mapping_policy_failure, of_always_is_the_updates_own) {
+  run([&] {
+    mapping m = clean(path_, flush_policy::always());
+    fail_next_ = 1;
+    std::error_code error;
+    EXPECT_EQ(m.update_region(page(), asio::buffer("abc", 3), error), 3U);
+    EXPECT_EQ(error, io_error);
+    EXPECT_EQ(m.update_region(2 * page(), asio::buffer("abc", 3), error), 0U);
+    EXPECT_EQ(error, errc::flush_failed);
+    m.clear_flush_error();
+    m.update_region(2 * page(), asio::buffer("abc", 3), error);
+    EXPECT_FALSE(error) << error.message();
+    // Not what was lost, unless it is written again.
+    m.flush_range(page(), 1, error);
+    EXPECT_EQ(error, errc::flush_failed);
+  });
+}
+
+TEST_F(mapping_policy_failure, of_a_triggered_flush_poisons_and_is_reported_by_the_next_call) {
+  for (const flush_policy policy : {flush_policy::every_bytes(2), flush_policy::every_writes(2)}) {
+    run([&] {
+      mapping m = clean(path_, policy);
+      store(m, 0);
+      fail_next_ = 1;
+      EXPECT_FALSE(code_of([&] { store(m, 1); })) << "it was stored";
+      EXPECT_EQ(m.flush_error(), io_error);
+      EXPECT_EQ(code_of([&] { store(m, 2); }), errc::flush_failed);
+      char byte = 1;
+      m.read_into(2 * page(), asio::buffer(&byte, 1));
+      EXPECT_EQ(byte, 0) << "nothing may be written that the policy cannot make durable";
+      EXPECT_EQ(code_of([&] { m.flush(); }), errc::flush_failed);
+      EXPECT_EQ(code_of([&] { m.close(); }), errc::flush_failed);
+      EXPECT_FALSE(m.is_open());
+    });
+  }
+}
+
+TEST_F(mapping_policy_failure, of_the_timer_poisons_and_is_reported_by_the_next_call) {
+  run([&] {
+    mapping m = clean(path_, flush_policy::every(5ms));
+    fail_next_ = 1;
+    store(m, 0);
+    EXPECT_TRUE(support::eventually([&] { return m.flush_error() == io_error; }));
+    EXPECT_EQ(code_of([&] { store(m, 2); }), errc::flush_failed);
+    m.clear_flush_error();
+    EXPECT_FALSE(code_of([&] { store(m, 0); }));
+    EXPECT_TRUE(support::eventually([&] { return m.pending_bytes() == 0; }));
+  });
+}
+
+TEST_F(mapping_policy_failure, of_what_was_owed_at_the_end_is_the_closes) {
+  run([&] {
+    mapping m = clean(path_, flush_policy::every(1h));
+    store(m, 0);
+    fail_next_ = 1;
+    EXPECT_EQ(code_of([&] { m.close(); }), io_error);
+    EXPECT_FALSE(m.is_open());
+    EXPECT_FALSE(code_of([&] { m.close(); }));
+  });
+}
+
+TEST_F(mapping_policy_failure, is_not_there_when_close_flushes_what_is_owed) {
+  run([&] {
+    for (const flush_policy policy : {flush_policy::every_bytes(1 << 20),
+                                      flush_policy::every_writes(100), flush_policy::every(1h)}) {
+      mapping m = clean(path_, policy);
+      std::size_t syncs = gate_.count();
+      m.close();
+      EXPECT_EQ(gate_.count(), syncs) << "nothing was owed";
+      m = clean(path_, policy);
+      store(m, 0);
+      syncs = gate_.count();
+      m.close();
+      EXPECT_EQ(gate_.count(), syncs + 1);
+    }
+  });
+}
+
+TEST_F(mapping_policy_failure, is_not_there_when_a_destructor_owes_a_flush_and_makes_none) {
+  run([&] {
+    std::size_t syncs = 0;
+    {
+      mapping m = clean(path_, flush_policy::every_writes(100));
+      store(m, 0);
+      syncs = gate_.count();
+    }
+    EXPECT_EQ(gate_.count(), syncs);
+  });
+}
+
+// --- mapped_file
+// -------------------------------------------------------------------------------------------------------------
+
+struct outcome {
+  int calls = 0;
+  std::error_code error;
+  std::size_t bytes = 0;
+
+  auto handler() {
+    return [this](std::error_code ec, std::size_t n = 0) {
+      ++calls;
+      error = ec;
+      bytes = n;
+    };
+  }
+};
+
+class mapped_file_policy : public flush_policy_test {
+ protected:
+  mapped_file opened(flush_policy policy) { return opened_on(io_, path_, policy); }
+  static mapped_file opened_on(asio::io_context& io, const std::filesystem::path& path,
+                               flush_policy policy) {
+    mapped_file file(io);
+    support::run_coroutine(io, [&]() -> work {
+      co_await file.open(path, following(policy));
+      co_await file.flush();
+    });
+    return file;
+  }
+
+  asio::io_context io_;
+};
+
+TEST_F(mapped_file_policy, always_completes_updates_once_they_are_durable) {
+  mapped_file file = opened(flush_policy::always());
+  support::run_coroutine(io_, [&]() -> work {
+    const std::uint64_t syncs = file.stats().syncs;
+    EXPECT_EQ(co_await file.update_region(5 * page(), asio::buffer("abc", 3)), 3U);
+    EXPECT_EQ(file.pending_bytes(), 0U);
+    EXPECT_EQ(file.stats().syncs, syncs + 1);
+    EXPECT_EQ(co_await file.update_region(5 * page(), asio::buffer("", 0)), 0U);
+    EXPECT_EQ(file.stats().syncs, syncs + 1);
+  });
+}
+
+TEST_F(mapped_file_policy, always_shares_the_syncs_of_updates_at_the_same_time) {
+  constexpr std::uint64_t count = 64;
+  mapped_file file = opened(flush_policy::always());
+  const std::uint64_t syncs = file.stats().syncs;
+  std::deque<outcome> outcomes(count);
+  for (std::uint64_t i = 0; i < count; ++i)
+    file.update_region(i * page(), asio::buffer("x", 1), outcomes[i].handler());
+  ASSERT_TRUE(support::run_to_end(io_));
+  for (const outcome& o : outcomes) {
+    EXPECT_EQ(o.calls, 1);
+    EXPECT_FALSE(o.error) << o.error.message();
+    EXPECT_EQ(o.bytes, 1U);
+  }
+  EXPECT_EQ(file.pending_bytes(), 0U);
+  EXPECT_LT(file.stats().syncs - syncs, count / 2);
+}
+
+TEST_F(mapped_file_policy, every_bytes_and_every_writes_flush_in_the_background) {
+  for (const flush_policy policy : {flush_policy::every_bytes(10), flush_policy::every_writes(2)}) {
+    mapped_file file = opened(policy);
+    const auto before = file.stats();
+    outcome first;
+    outcome second;
+    file.update_region(0, asio::buffer(support::pattern(9)), first.handler());
+    ASSERT_TRUE(support::run_to_end(io_));
+    EXPECT_EQ(file.stats().syncs, before.syncs);
+    file.update_region(7 * page(), asio::buffer("x", 1), second.handler());
+    ASSERT_TRUE(support::run_to_end(io_)) << "run() must return";
+    EXPECT_EQ(second.calls, 1);
+    EXPECT_TRUE(support::eventually([&] { return file.pending_bytes() == 0; }));
+    EXPECT_EQ(file.stats().policy_flushes, before.policy_flushes + 1);
+  }
+}
+
+TEST_F(mapped_file_policy, that_is_overrun_while_it_flushes_flushes_once_more) {
+  mapped_file file = opened(flush_policy::every_writes(1));
+  std::deque<outcome> outcomes(50);
+  for (std::uint64_t i = 0; i < outcomes.size(); ++i)
+    file.update_region(i * page(), asio::buffer("x", 1), outcomes[i].handler());
+  ASSERT_TRUE(support::run_to_end(io_));
+  EXPECT_TRUE(support::eventually([&] { return file.pending_bytes() == 0; }));
+}
+
+TEST_F(mapped_file_policy, every_counts_as_no_work_and_works_without_a_loop) {
+  mapped_file file = opened(flush_policy::every(5ms));
+  outcome stored;
+  file.update_region(3 * page(), asio::buffer("x", 1), stored.handler());
+  ASSERT_TRUE(support::run_to_end(io_)) << "the timer keeps run() from returning";
+  EXPECT_EQ(stored.calls, 1);
+  EXPECT_TRUE(support::eventually([&] { return file.pending_bytes() == 0; }));
+}
+
+TEST_F(mapped_file_policy, that_has_flushes_under_way_does_not_outlive_its_context) {
+  for (int round = 0; round < 20; ++round) {
+    auto io = std::make_unique<asio::io_context>();
+    mapped_file file = opened_on(*io, path_, flush_policy::every_writes(1));
+    mapped_file always = opened_on(*io, dir_ / "always", flush_policy::always());
+    for (std::uint64_t i = 0; i < 8; ++i) {
+      file.update_region(i * page(), asio::buffer("x", 1), [](std::error_code, std::size_t) {});
+      always.update_region(i * page(), asio::buffer("x", 1), [](std::error_code, std::size_t) {});
+    }
+    always.close([](std::error_code) {});
+    io->restart();
+    for (int turn = 0; turn < round; ++turn)
+      io->poll_one();
+    io.reset();
+  }
+}
+
+TEST_F(mapped_file_policy, lets_close_flush_what_it_owes) {
+  for (const flush_policy policy : {flush_policy::every_bytes(1 << 20), flush_policy::every(1h)}) {
+    mapped_file file = opened(policy);
+    outcome stored;
+    outcome closed;
+    file.update_region(0, asio::buffer("x", 1), stored.handler());
+    ASSERT_TRUE(support::run_to_end(io_));
+    // A view keeps the counters' mapping in sight after the close.
+    const std::uint64_t pending = file.pending_bytes();
+    EXPECT_EQ(pending, page());
+    file.close(closed.handler());
+    ASSERT_TRUE(support::run_to_end(io_));
+    EXPECT_EQ(closed.calls, 1);
+    EXPECT_FALSE(closed.error) << closed.error.message();
+    EXPECT_FALSE(file.is_open());
+    EXPECT_FALSE(support::is_mapped(path_));
+  }
+}
+
+/// The same where the syncs can be held and failed.
+class mapped_file_policy_failure : public mapped_file_policy {
+ protected:
+  template <class Body>
+  void on_the_pool(flush_policy policy, Body body) {
+    if (!gate_.run([&] {
+          asio::io_context io;
+          mapio::use_backend(io, mapio::backend_kind::thread_pool);
+          mapped_file file = opened_on(io, path_, policy);
+          body(io, file);
+        }))
+      GTEST_SKIP() << "seccomp does not let us fail system calls";
+  }
+
+  std::atomic<int> fail_next_ = 0;
+  std::atomic<bool> hold_next_ = false;
+  syscall_gate gate_{syscall_gate::syncs(), [this](const syscall_gate::call&) {
+                       if (hold_next_.exchange(false)) return syscall_gate::hold;
+                       if (fail_next_ <= 0) return syscall_gate::pass;
+                       --fail_next_;
+                       return syscall_gate::fail(EIO);
+                     }};
+};
+
+TEST_F(mapped_file_policy_failure, of_always_reaches_every_update_of_the_batch) {
+  on_the_pool(flush_policy::always(), [&](asio::io_context& io, mapped_file& file) {
+    outcome running;
+    std::deque<outcome> gathered(20);
+    hold_next_ = true;
+    file.update_region(0, asio::buffer("x", 1), running.handler());
+    gate_.wait_until_held();
+    for (std::uint64_t i = 0; i < gathered.size(); ++i)
+      file.update_region((i + 1) * page(), asio::buffer("x", 1), gathered[i].handler());
+    EXPECT_TRUE(
+        support::eventually([&] { return file.stats().flush_calls == 2 + gathered.size(); }));
+    fail_next_ = 1;
+    gate_.release();
+    ASSERT_TRUE(support::run_to_end(io));
+    EXPECT_FALSE(running.error) << running.error.message();
+    for (const outcome& o : gathered) {
+      EXPECT_EQ(o.calls, 1);
+      EXPECT_EQ(o.error, io_error);
+      EXPECT_EQ(o.bytes, 1U) << "it was written";
+    }
+    outcome next;
+    file.update_region(0, asio::buffer("y", 1), next.handler());
+    ASSERT_TRUE(support::run_to_end(io));
+    EXPECT_EQ(next.error, errc::flush_failed);
+    EXPECT_EQ(next.bytes, 0U);
+  });
+}
+
+TEST_F(mapped_file_policy_failure, of_a_triggered_flush_is_reported_by_the_next_call) {
+  on_the_pool(flush_policy::every_writes(1), [&](asio::io_context& io, mapped_file& file) {
+    fail_next_ = 1;
+    outcome first;
+    outcome next;
+    outcome closed;
+    file.update_region(0, asio::buffer("x", 1), first.handler());
+    ASSERT_TRUE(support::run_to_end(io));
+    EXPECT_FALSE(first.error);
+    EXPECT_TRUE(support::eventually([&] { return file.map().flush_error() == io_error; }));
+    file.update_region(0, asio::buffer("x", 1), next.handler());
+    ASSERT_TRUE(support::run_to_end(io));
+    EXPECT_EQ(next.error, errc::flush_failed);
+    file.close(closed.handler());
+    ASSERT_TRUE(support::run_to_end(io));
+    EXPECT_EQ(closed.error, errc::flush_failed);
+    EXPECT_FALSE(file.is_open());
+  });
+}
+
+TEST_F(mapped_file_policy_failure, of_what_was_owed_at_the_end_is_the_closes) {
+  on_the_pool(flush_policy::every(1h), [&](asio::io_context& io, mapped_file& file) {
+    outcome stored;
+    outcome closed;
+    file.update_region(0, asio::buffer("x", 1), stored.handler());
+    ASSERT_TRUE(support::run_to_end(io));
+    fail_next_ = 1;
+    file.close(closed.handler());
+    ASSERT_TRUE(support::run_to_end(io));
+    EXPECT_EQ(closed.error, io_error);
+    EXPECT_FALSE(file.is_open());
+    EXPECT_FALSE(support::is_mapped(path_));
+  });
+}
+
+TEST_F(mapped_file_policy_failure, is_not_there_when_close_flushes_what_is_owed) {
+  on_the_pool(flush_policy::every(1h), [&](asio::io_context& io, mapped_file& file) {
+    const std::size_t syncs = gate_.count();
+    outcome stored;
+    outcome closed;
+    file.update_region(0, asio::buffer("x", 1), stored.handler());
+    ASSERT_TRUE(support::run_to_end(io));
+    file.close(closed.handler());
+    ASSERT_TRUE(support::run_to_end(io));
+    EXPECT_FALSE(closed.error);
+    EXPECT_EQ(gate_.count(), syncs + 1);
+  });
+}
+
+TEST_F(mapped_file_policy_failure, is_not_what_a_cancelled_close_gets) {
+  on_the_pool(flush_policy::every(1h), [&](asio::io_context& io, mapped_file& file) {
+    outcome stored;
+    outcome closed;
+    file.update_region(0, asio::buffer("x", 1), stored.handler());
+    ASSERT_TRUE(support::run_to_end(io));
+    hold_next_ = true;
+    asio::cancellation_signal signal;
+    file.close(asio::bind_cancellation_slot(signal.slot(), closed.handler()));
+    io.restart();
+    io.poll();
+    gate_.wait_until_held();
+    signal.emit(asio::cancellation_type::terminal);
+    file.cancel();
+    io.restart();
+    io.poll();
+    EXPECT_EQ(closed.calls, 0) << "what the policy owes is not given up";
+    gate_.release();
+    ASSERT_TRUE(support::run_to_end(io));
+    EXPECT_FALSE(closed.error) << closed.error.message();
+    EXPECT_FALSE(file.is_open());
+  });
+}
+
+TEST_F(mapped_file_policy_failure,
+       is_an_abort_for_an_update_that_is_cancelled_before_its_sync_ends) {
+  on_the_pool(flush_policy::always(), [&](asio::io_context& io, mapped_file& file) {
+    hold_next_ = true;
+    asio::cancellation_signal signal;
+    outcome cancelled;
+    file.update_region(0, asio::buffer("abc", 3),
+                       asio::bind_cancellation_slot(signal.slot(), cancelled.handler()));
+    gate_.wait_until_held();
+    signal.emit(asio::cancellation_type::total);
+    io.restart();
+    io.poll();
+    EXPECT_EQ(cancelled.calls, 0) << "something has happened: total cannot undo it";
+    signal.emit(asio::cancellation_type::partial);
+    EXPECT_TRUE(support::run_until(io, [&] { return cancelled.calls > 0; }));
+    EXPECT_EQ(cancelled.error, asio::error::operation_aborted);
+    EXPECT_EQ(cancelled.bytes, 3U) << "they are written, if not durable";
+    gate_.release();
+    ASSERT_TRUE(support::run_to_end(io));
+    EXPECT_EQ(cancelled.calls, 1);
+  });
+}
+
+}  // namespace
