@@ -441,6 +441,57 @@ TEST_F(FlushLanes, AClearedErrorMakesNothingDurable) {
   EXPECT_EQ(other.error, errc::flush_failed);
 }
 
+TEST_F(FlushLanes, AWaiterOfTwoSyncsWaitsForBothAlthoughAPageIsWrittenAgain) {
+  dirty(0);
+  waiter part(engine), all(engine), both(engine);
+  EXPECT_FALSE(join(part, 0, 1));
+  dirty(page());
+  EXPECT_FALSE(join_whole(all));
+  EXPECT_FALSE(join(both, 0, 2 * page()));  // nothing is due: page 0 is in one sync, 1 in the other
+  ASSERT_EQ(engine.waiting(), 2U);
+  dirty(page());
+  engine.finish_next();
+  EXPECT_TRUE(part.completed && !part.error);
+  EXPECT_FALSE(both.completed);
+  engine.finish_next();
+  EXPECT_TRUE(both.completed && !both.error);
+}
+
+TEST_F(FlushLanes, AWriteDuringAJoinDoesNotHideTheSyncInFlight) {
+  // Large, so that the look at the bits takes a while.
+  constexpr std::uint64_t size = std::uint64_t{1} << 29;
+  constexpr int rounds = 300;
+  state = open_state(dir / "large", size, options);
+  ASSERT_FALSE(state->flush(true, 0, 0, durability::durable));
+  std::atomic<int> begun{0}, written{0};
+  std::thread writer([&] {
+    for (int i = 1; i <= rounds; ++i) {
+      while (begun.load() < i) {
+        // No yield: the write must come while the other thread looks.
+      }
+      for (int wait = 0; wait < i % 30 * 50; ++wait)
+        std::atomic_signal_fence(std::memory_order_seq_cst);
+      failure why{};
+      state->store(0, "y", 1, why);
+      written.store(i);
+    }
+  });
+  int early = 0;
+  for (int i = 1; i <= rounds; ++i) {
+    dirty(0);
+    waiter first(engine), second(engine);
+    EXPECT_FALSE(join_whole(first));  // has the page in hand until it is finished below
+    begun.store(i);
+    if (join(second, 0, size)) ++early;
+    while (written.load() < i)
+      std::this_thread::yield();
+    while (engine.waiting() != 0)
+      engine.finish_next();
+  }
+  writer.join();
+  EXPECT_EQ(early, 0) << "flushes that were over before the sync that had their page";
+}
+
 TEST_F(FlushLanes, AWithdrawnWaiterFreesItselfAlone) {
   dirty(0);
   waiter first(engine), second(engine);
@@ -483,7 +534,9 @@ TEST_F(FlushLanes, APinnedPageIsSyncedEveryTime) {
 
 TEST_F(FlushLanes, TheDropOfARegionLeavesItsMark) {
   mapping m = mapping_of(state);
-  { const mutable_region r = m.mutable_view(0, 1); }
+  {
+    const mutable_region r = m.mutable_view(0, 1);
+  }
   waiter w(engine);
   EXPECT_FALSE(join(w, 0, 1));
   engine.finish_next();

@@ -95,7 +95,7 @@ flush_scheduler::flush_scheduler(file_state& file, std::mutex& mutex, bool unsyn
 }
 
 bool flush_scheduler::is_claimed(const lane& l, std::uint64_t begin, std::uint64_t end,
-                                 const extent& e) const noexcept {
+                                 const extent* since) const noexcept {
   if (!l.busy) return false;
   if (durable_generation_ != size_generation_ && l.size_generation == size_generation_) return true;
   if (l.with_name) return true;
@@ -106,7 +106,8 @@ bool flush_scheduler::is_claimed(const lane& l, std::uint64_t begin, std::uint64
   // A page that was written again since is not the claimant's any more: the later sync writes all
   // of it.
   each_page(l.cut, [&](std::uint64_t from, std::uint64_t to) {
-    claimed = claimed || (from < end && begin < to && !e.dirty.any(from, to));
+    claimed =
+        claimed || (from < end && begin < to && !(since != nullptr && since->dirty.any(from, to)));
   });
   return claimed;
 }
@@ -151,10 +152,11 @@ bool flush_scheduler::join(operation& op, bool whole_file) noexcept {
     const bool size_due = durable_generation_ != size_generation_ &&
                           !(whole_.busy && whole_.size_generation == size_generation_) &&
                           !(range_.busy && range_.size_generation == size_generation_);
+    const bool in_whole = is_claimed(whole_, begin, end, e);
+    const bool in_range = is_claimed(range_, begin, end, e);
+    // After the claims: a page that was written again meanwhile is in none, but has its bit then.
     const bool due =
         e->dirty.any(begin, end) || pinned || size_due || name_ || content_.overlaps(begin, end);
-    const bool in_whole = is_claimed(whole_, begin, end, *e);
-    const bool in_range = is_claimed(range_, begin, end, *e);
     if (due) {
       op.step = (&own == &whole_ ? in_range : in_whole) ? 1 : 0;
       own.gathering.push(op);
@@ -303,7 +305,7 @@ void flush_scheduler::settle(lane& l, const std::shared_ptr<engine>& home,
   while (operation* op = l.riding.pop()) {
     ++stats_.sync_waiters;
     if (!verdict && op->step != 0 && beside.busy &&
-        is_claimed(beside, op->at, op->at + op->count, *e)) {
+        is_claimed(beside, op->at, op->at + op->count, nullptr)) {
       op->step = 0;
       beside.riding.push(*op);
       continue;

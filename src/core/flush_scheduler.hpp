@@ -55,12 +55,13 @@ class range_set {
 /// that was in the file when it was opened (somebody before us may not have synced), the size when
 /// it changed, the name when open may have created it.
 ///
-/// Why nothing is lost: a waiter joins after its stores are marked. Joining reads pins, bits and
-/// claims, in the order in which a drop of a pin goes the other way (mark, then unregister), so
-/// that one of them is seen. A batch publishes its claim before it takes the bits. So a waiter
-/// either finds its bits and waits for a sync that starts later, or finds the claim of the sync
-/// that took them and waits for that, or that sync is over: then its bytes are durable, or the file
-/// is poisoned.
+/// Why nothing is lost: a waiter joins after its stores are marked. Joining reads pins, then
+/// claims, then bits. Pins come first, since the drop of a pin goes the other way (mark, then
+/// unregister). Bits come last, since a claim does not count for a page that was written again:
+/// whoever is told so must find that page's bit, which nobody takes meanwhile. A batch publishes
+/// its claim before it takes the bits. So a waiter either finds its bits and waits for a sync that
+/// starts later, or finds the claim of the sync that took them and waits for that, or that sync is
+/// over: then its bytes are durable, or the file is poisoned.
 class flush_scheduler {
  public:
   flush_scheduler(file_state& file, std::mutex& mutex, bool unsynced_content, bool unsynced_name,
@@ -110,8 +111,9 @@ class flush_scheduler {
   void end_sync(lane& l) noexcept;
   void settle(lane& l, const std::shared_ptr<engine>& home, operation_list& finished) noexcept;
   void fail_gathering(lane& l, std::error_code cause, operation_list& finished) noexcept;
+  /// With `since`, pages that were written again since do not count: for who also waits for those.
   bool is_claimed(const lane& l, std::uint64_t begin, std::uint64_t end,
-                  const extent& e) const noexcept;
+                  const extent* since) const noexcept;
   bool is_lost(std::uint64_t begin, std::uint64_t end, const extent& e) const noexcept;
   void poison(std::error_code cause) noexcept;
   lane& other(const lane& l) noexcept { return &l == &whole_ ? range_ : whole_; }
