@@ -45,9 +45,10 @@ struct rules {
   bool pins_before_bits = true;  // when joining
   bool claims_before_bits =
       true;  // when joining, as a claim does not hold for a page written since
-  bool hand_over_by_claim = true;  // whether a page was written since does not matter then
-  bool own_description = true;     // per lane, so that no lane takes the other's error away
-  bool clear_distrusts = true;     // clear_flush_error(): what is unsynced then is lost
+  bool hand_over_by_claim = true;    // whether a page was written since does not matter then
+  bool own_description = true;       // per lane, so that no lane takes the other's error away
+  bool settle_beside_first = false;  // instead: success waits for the sync that the other lane has
+  bool clear_distrusts = true;       // clear_flush_error(): what is unsynced then is lost
 };
 
 /// What somebody does who writes.
@@ -100,6 +101,7 @@ class dirty_protocol {
     unsigned gathering = 0;
     unsigned riding = 0;
     unsigned distrusted = 0;  // fails whatever the kernel says
+    unsigned free = 0;        // the sync beside, of the time when this one ended, is settled
   };
 
   struct state {
@@ -158,6 +160,7 @@ class dirty_protocol {
         field(l.gathering, 3);
         field(l.riding, 3);
         field(l.distrusted, 1);
+        field(l.free, 1);
       }
       for (std::size_t f = 0; f < most_flushes; ++f) {
         field(s.flush[f], 2);
@@ -604,6 +607,7 @@ class dirty_protocol {
     own.now = starting;
     own.cut = 0;
     own.distrusted = 0;
+    own.free = 0;
     own.range = 0;
     for (unsigned f = 0; f < scenario_.flushes.size(); ++f)
       if ((own.riding & bit(f)) != 0) own.range |= scenario_.flushes[f].pages;
@@ -615,6 +619,10 @@ class dirty_protocol {
 
   template <class Emit>
   void settle(const state& s, unsigned l, Emit emit) const {
+    // Until then the sync beside may have taken an error that concerns this one.
+    if (rules_.settle_beside_first && s.lanes[l].now == succeeded && s.lanes[l].free == 0 &&
+        (s.lanes[1 - l].now == running || s.lanes[1 - l].now == failed))
+      return;
     state next = s;
     lane& own = next.lanes[l];
     lane& beside = next.lanes[1 - l];
@@ -642,6 +650,7 @@ class dirty_protocol {
           next.steps &= ~bit(f);
           beside.riding |= bit(f);
         }
+    if (rules_.settle_beside_first && beside.now == succeeded) beside.free = 1;
     finish_all(own.riding, ok);
     const unsigned gathering = own.gathering;
     own = lane{};

@@ -132,6 +132,18 @@ TEST(dirty_protocol, an_error_that_was_cleared) {
                .clears = true});
 }
 
+TEST(dirty_protocol, one_open_file_description_if_success_waits_for_the_sync_beside) {
+  const rules how{.own_description = false, .settle_beside_first = true};
+  expect_safe({.writers = {{page_0}, {page_1}},
+               .flushes = {whole, range_0, range_1},
+               .failures = 2,
+               .write_back = true},
+              how);
+  expect_safe(
+      {.writers = {{page_0}, {page_1}}, .flushes = {range_0, range_both, whole}, .failures = 2},
+      how);
+}
+
 // --- wrong orders
 // ---------------------------------------------------------------------------------------------------
 
