@@ -278,7 +278,7 @@ TEST_F(mapping_policy_failure, of_the_timer_poisons_and_is_reported_by_the_next_
     EXPECT_TRUE(support::eventually([&] { return m.flush_error() == io_error; }));
     EXPECT_EQ(code_of([&] { store(m, 2); }), errc::flush_failed);
     m.clear_flush_error();
-    EXPECT_FALSE(code_of([&] { store(m, 0); }));
+    EXPECT_FALSE(code_of([&] { store(m, 0, page()); }));
     EXPECT_TRUE(support::eventually([&] { return m.pending_bytes() == 0; }));
   });
 }

@@ -99,19 +99,14 @@ std::size_t first_hint() noexcept {
 
 constinit thread_local std::size_t extent::slot_hint = 0;
 
-template <class Each>
-void extent::each_slot(Each each) const noexcept {
-  for (slot_block* block = newest_.load(std::memory_order_acquire); block != nullptr;
-       block = block->older)
-    for (std::size_t i = 0; i < block->size; ++i) {
-      std::uint64_t word = block->slots[i].word.load(std::memory_order_seq_cst);
-      while ((word & pin_slot::claiming) != 0) {
-        // Its owner is between two stores.
-        std::this_thread::yield();
-        word = block->slots[i].word.load(std::memory_order_seq_cst);
-      }
-      each(block->slots[i], word);
-    }
+std::uint64_t extent::settled_word(const pin_slot& slot) noexcept {
+  std::uint64_t word = slot.word.load(std::memory_order_seq_cst);
+  while ((word & pin_slot::claiming) != 0) {
+    // Its owner is between two stores.
+    std::this_thread::yield();
+    word = slot.word.load(std::memory_order_seq_cst);
+  }
+  return word;
 }
 
 pin_slot* extent::claim_elsewhere() noexcept {
@@ -219,15 +214,19 @@ void extent::drop_pin(pin_slot* slot, std::uint64_t word) noexcept {
     retain();
   }
   std::uint64_t old = 0;
+  const std::uint64_t end = slot->end.load(std::memory_order_relaxed);
   std::weak_ptr<file_state> watcher;
   {
     std::lock_guard lock(mutex_);
     old = slot->word.exchange(orphaned_ ? pin_slot::orphaned : 0, std::memory_order_seq_cst);
-    if ((old & pin_slot::watched) != 0) watcher = watcher_;
+    if ((old & (pin_slot::watched | pin_slot::suspect)) != 0) watcher = watcher_;
   }
   if ((old & pin_slot::orphaned) != 0) release();
   release();
-  if (auto file = watcher.lock()) file->pins_dropped();
+  if (auto file = watcher.lock()) {
+    if ((old & pin_slot::suspect) != 0) file->flushes().lose(old >> pin_slot::shift, end);
+    if ((old & pin_slot::watched) != 0) file->pins_dropped();
+  }
 }
 
 void extent::notify_on_drop(std::weak_ptr<file_state> watcher) noexcept {

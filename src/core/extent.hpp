@@ -122,6 +122,22 @@ class extent final : public shared_resource {
   pin_count count_pins(std::uint64_t from, bool watch) noexcept;
   /// Tells whether a live mutable region overlaps [begin, end).
   bool has_writable_pin(std::uint64_t begin, std::uint64_t end) const noexcept;
+  /// Calls each(begin, end) for every live mutable region. What was stored through it so far is not
+  /// to be trusted any more: its drop will tell the file.
+  template <class Each>
+  void suspect_writable_pins(Each each) {
+    std::lock_guard lock(mutex_);
+    each_slot([&](pin_slot& slot, std::uint64_t word) {
+      while ((word & pin_slot::writable) != 0) {
+        const std::uint64_t end = slot.end.load(std::memory_order_relaxed);
+        if (!slot.word.compare_exchange_strong(word, word | pin_slot::suspect,
+                                               std::memory_order_seq_cst))
+          continue;
+        each(word >> pin_slot::shift, end);
+        return;
+      }
+    });
+  }
   /// Forbids new pins; the ones that live become users, and the last of them unmaps. Then releases
   /// the caller's use.
   void orphan(bool here) noexcept;
@@ -156,7 +172,13 @@ class extent final : public shared_resource {
   pin_slot* claim_elsewhere() noexcept;
   void drop_pin(pin_slot* slot, std::uint64_t word) noexcept;
   template <class Each>
-  void each_slot(Each each) const noexcept;
+  void each_slot(Each each) const {
+    for (slot_block* block = newest_.load(std::memory_order_acquire); block != nullptr;
+         block = block->older)
+      for (std::size_t i = 0; i < block->size; ++i)
+        each(block->slots[i], settled_word(block->slots[i]));
+  }
+  static std::uint64_t settled_word(const pin_slot& slot) noexcept;
 
   std::byte* const base_;
   const std::uint64_t capacity_;

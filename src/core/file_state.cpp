@@ -99,6 +99,13 @@ file_state::file_state(const std::filesystem::path& path, const open_options& op
       flushes_(*this, mutex_, !file.created,
                file.directory != platform::no_handle || file.directory_error, file.size) {
   file_ = new shared_handle(file.file);
+  if (options.mode == access::read_write) {
+    const native_handle_type second = platform::open_again(file.file);
+    if (second != platform::no_handle) {
+      second_file_ = new (std::nothrow) shared_handle(second);
+      if (second_file_ == nullptr) platform::close(second);
+    }
+  }
   if (file.directory != platform::no_handle) {
     directory_ = new (std::nothrow) shared_handle(file.directory);
     if (directory_ == nullptr) {
@@ -117,7 +124,8 @@ file_state::~file_state() {
     e->drop();
   shut_->drop();
   file_->drop();
-  if (directory_ != nullptr) directory_->drop();
+  for (shared_handle* also : {second_file_, directory_})
+    if (also != nullptr) also->drop();
 }
 
 std::error_code file_state::open(const std::filesystem::path& path, const open_options& options,
@@ -250,7 +258,8 @@ void file_state::let_go_of_mapping(bool here) noexcept {
     wait_a_little();
   shut_->orphan(here);
   file_->release(here);
-  if (directory_ != nullptr) directory_->release(here);
+  for (shared_handle* also : {second_file_, directory_})
+    if (also != nullptr) also->release(here);
 }
 
 std::error_code file_state::close() noexcept {
@@ -285,7 +294,8 @@ native_handle_type file_state::release(std::error_code& error) noexcept {
   }
   e->orphan(false);
   file_->release();
-  if (directory_ != nullptr) directory_->release();
+  for (shared_handle* also : {second_file_, directory_})
+    if (also != nullptr) also->release();
   return handle;
 }
 
@@ -330,7 +340,8 @@ void file_state::used_by(const std::shared_ptr<engine>& home) noexcept {
   std::lock_guard lock(mutex_);
   last_engine_.store(home->id(), std::memory_order_relaxed);
   file_->dispose_on(home);
-  if (directory_ != nullptr) directory_->dispose_on(home);
+  for (shared_handle* also : {second_file_, directory_})
+    if (also != nullptr) also->dispose_on(home);
   if (extent* e = mapped()) e->dispose_on(home);
   for (const auto& known : engines_)
     if (known.lock() == home) return;
@@ -410,12 +421,15 @@ failure with_window(const std::atomic<extent*>& current, const std::atomic<bool>
 
 }  // namespace
 
-void file_state::mark_stored(extent& e, std::uint64_t begin, std::uint64_t end) noexcept {
+void file_state::mark_stored(extent& e, std::uint64_t begin, std::uint64_t end,
+                             std::uint32_t failures_seen) noexcept {
   if (options_.mode != access::read_write) [[unlikely]]
     return;
   e.dirty.mark(begin, end);
   if (!e.unannounced.load(std::memory_order_relaxed)) [[unlikely]]
     e.unannounced.store(true, std::memory_order_relaxed);
+  if (flushes_.failures() != failures_seen) [[unlikely]]
+    flushes_.lose(begin, end);
 }
 
 failure file_state::store_fault(extent& e, std::uint64_t at) noexcept {
@@ -442,12 +456,13 @@ std::size_t file_state::store(std::uint64_t offset, const void* bytes, std::size
   std::size_t done = 0;
   why = with_window(current_, closed_, offset, n, [&](extent& e) {
     if (n == 0) return no_failure;
+    const std::uint32_t failures = flushes_.failures();
     done = platform::guarded_copy(e.base() + offset, bytes, n);
     if (done == n) [[likely]] {
-      mark_stored(e, offset, offset + n);
+      mark_stored(e, offset, offset + n, failures);
       return no_failure;
     }
-    if (done != 0) mark_stored(e, offset, offset + done);
+    if (done != 0) mark_stored(e, offset, offset + done, failures);
     return store_fault(e, offset + done);
   });
   if (why == no_failure && follows_policy()) [[unlikely]]
@@ -531,9 +546,8 @@ bool file_state::begin_policy_flush() noexcept {
 
 void file_state::end_policy_flush(std::error_code error) noexcept {
   policy_flush_under_way_.exchange(false);
-  // A close or a shutdown ended it; flush_failed was reported where it came from.
-  if (error && error != errc::not_open && error != errc::flush_failed &&
-      error != asio::error::operation_aborted)
+  // A close or a shutdown ends it without a verdict.
+  if (error && error != errc::not_open && error != asio::error::operation_aborted)
     flushes_.policy_failed(error);
 }
 
@@ -731,17 +745,18 @@ bool file_state::store_at_once(operation& op) noexcept {
     if (!e.dirty.all(op.offset, op.offset + op.length)) return no_failure;
     stored = true;
     stores_.fetch_add(1, std::memory_order_relaxed);
+    const std::uint32_t failures = flushes_.failures();
     for (std::size_t i = 0; i < op.buffer_count; ++i) {
       const asio::const_buffer& b = op.buffers[i];
       const std::uint64_t at = op.offset + op.transferred;
       const std::size_t done = platform::guarded_copy(e.base() + at, b.data(), b.size());
       op.transferred += done;
       if (done != b.size()) {
-        mark_stored(e, op.offset, op.offset + op.transferred);
+        mark_stored(e, op.offset, op.offset + op.transferred, failures);
         return store_fault(e, op.offset + op.transferred);
       }
     }
-    mark_stored(e, op.offset, op.offset + op.length);
+    mark_stored(e, op.offset, op.offset + op.length, failures);
     return no_failure;
   });
   if (why != no_failure) op.error = error_of(why);
@@ -792,12 +807,17 @@ bool file_state::start_update(operation& op) noexcept {
     return true;
   }
   file_writes_.fetch_add(1, std::memory_order_relaxed);
+  op.failures_seen = flushes_.failures();
   op.what = call::write_file;
   op.at = op.offset;
   op.count = op.length;
   op.done = [](operation* self) noexcept {
-    if (self->transferred != 0)
+    if (self->transferred != 0) {
+      flush_scheduler& flushes = self->file->flushes_;
       self->range.owner()->dirty.mark(self->offset, self->offset + self->transferred);
+      if (flushes.failures() != self->failures_seen)
+        flushes.lose(self->offset, self->offset + self->transferred);
+    }
     if (self->dropped || self->file->end_update(*self)) finish(*self);
   };
   return submit(op);

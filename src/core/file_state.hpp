@@ -99,6 +99,11 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   // --- for the parts of core ---
   extent* mapped() const noexcept { return current_.load(std::memory_order_acquire); }
   shared_handle* opened() const noexcept { return file_; }
+  /// What syncs of the whole file go through: another open file description where there is one, so
+  /// that two syncs at a time each hear of a failure.
+  shared_handle* opened_for_whole() const noexcept {
+    return second_file_ != nullptr ? second_file_ : file_;
+  }
   shared_handle* directory() const noexcept { return directory_; }
   std::error_code directory_error() const noexcept { return directory_error_; }
   flush_scheduler& flushes() noexcept { return flushes_; }
@@ -128,8 +133,8 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   bool store_at_once(operation& op) noexcept;
   void populate_next(operation& op) noexcept;
   failure store_fault(extent& e, std::uint64_t at) noexcept;
-  [[gnu::always_inline]] inline void mark_stored(extent& e, std::uint64_t begin,
-                                                 std::uint64_t end) noexcept;
+  [[gnu::always_inline]] inline void mark_stored(extent& e, std::uint64_t begin, std::uint64_t end,
+                                                 std::uint32_t failures_seen) noexcept;
 
   std::error_code start_policy() noexcept;
   void count_update(std::uint64_t n) noexcept;
@@ -156,6 +161,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   std::error_code directory_error_;
 
   shared_handle* file_;
+  shared_handle* second_file_ = nullptr;
   shared_handle* directory_ = nullptr;
   std::atomic<extent*> current_;
   std::atomic<bool> closed_{false};

@@ -214,7 +214,7 @@ bool flush_scheduler::begin_sync(lane& l) noexcept {
   platform::heavy_barrier();
   l.mapped = e;
   e->retain();
-  l.opened = file_.opened();
+  l.opened = &l == &whole_ ? file_.opened_for_whole() : file_.opened();
   l.opened->retain();
   l.what = call::sync;
   l.handle = l.opened->get();
@@ -238,7 +238,21 @@ void flush_scheduler::call_done(lane& l) noexcept {
       return;
     }
   }
+  {
+    // An error is told once per open file: the sync beside this one, if it goes through the same,
+    // may have it and be on its way with it. Then it must be heard first.
+    std::lock_guard lock(mutex_);
+    const lane& beside = other(l);
+    l.has_returned = !l.error && !l.dropped && beside.busy && !beside.has_returned &&
+                     file_.opened_for_whole() == file_.opened();
+    if (l.has_returned) return;
+  }
   end_sync(l);
+  {
+    std::lock_guard lock(mutex_);
+    if (!std::exchange(other(l).has_returned, false)) return;
+  }
+  end_sync(other(l));
 }
 
 void flush_scheduler::fail_gathering(lane& l, std::error_code cause,
@@ -286,6 +300,7 @@ void flush_scheduler::settle(lane& l, const std::shared_ptr<engine>& home,
           errc::flush_failed;  // the other lane's failure may have been about these pages as well
     }
     name_ = name_ || l.with_name;
+    lose_all_that_is_dirty(*e);
     if (l.cut.empty() && l.content_cut.empty() && l.end == ~std::uint64_t{0})
       lost_.add(0, page_ceil(file_.size()));
     each_page(l.cut, [&](std::uint64_t from, std::uint64_t to) { lost_.add(from, to); });
@@ -368,6 +383,33 @@ void flush_scheduler::store_refused(std::uint64_t begin, std::uint64_t end,
                                     std::error_code cause) noexcept {
   std::lock_guard lock(mutex_);
   poison(cause);
+  lost_.add(page_floor(begin), page_ceil(end));
+}
+
+// The kernel tells of a failed write-back once, to whoever syncs next, and not what it was about: a
+// page that was written back by itself long ago, or shares a folio with one that was asked for, may
+// be the one. From then on it takes that page for clean. So nothing that is dirty now can be made
+// durable by a sync any more.
+void flush_scheduler::lose_all_that_is_dirty(extent& e) noexcept {
+  // Before the bits are taken: who marks a page later than that sees it.
+  failures_.fetch_add(1, std::memory_order_acq_rel);
+  std::vector<dirty_pages::taken> dirty;
+  try {
+    e.dirty.take(0, e.capacity(), dirty);
+    each_page(dirty, [&](std::uint64_t from, std::uint64_t to) { lost_.add(from, to); });
+    e.suspect_writable_pins(
+        [&](std::uint64_t from, std::uint64_t to) { lost_.add(page_floor(from), page_ceil(to)); });
+  } catch (...) {
+    e.dirty.clear(0, e.capacity());
+    lost_.add(0, page_ceil(e.capacity()));
+  }
+}
+
+void flush_scheduler::lose(std::uint64_t begin, std::uint64_t end) noexcept {
+  std::lock_guard lock(mutex_);
+  extent* const e = file_.mapped();
+  if (e == nullptr) return;
+  e->dirty.clear(page_floor(begin), page_ceil(end));
   lost_.add(page_floor(begin), page_ceil(end));
 }
 

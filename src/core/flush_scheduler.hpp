@@ -75,6 +75,10 @@ class flush_scheduler {
   operation_list withdraw_awaited() noexcept;  // under the file's mutex
   /// The size was changed: the next flush makes it durable.
   void size_changed() noexcept { ++size_generation_; }  // under the file's mutex
+  /// Counts the failed syncs; for a write to tell whether one came between its store and its mark.
+  std::uint32_t failures() const noexcept { return failures_.load(std::memory_order_acquire); }
+  /// What was written to [begin, end) may have been lost with a sync that failed meanwhile.
+  void lose(std::uint64_t begin, std::uint64_t end) noexcept;
   /// A store was refused by the OS although the file reaches that far: nothing may claim that it is
   /// durable.
   void store_refused(std::uint64_t begin, std::uint64_t end, std::error_code cause) noexcept;
@@ -99,6 +103,7 @@ class flush_scheduler {
     flush_scheduler* scheduler = nullptr;
     operation_list gathering;
     operation_list riding;
+    bool has_returned = false;  // and waits for the sync beside it before it is believed
     std::uint64_t begin = 0;
     std::uint64_t end = 0;
     std::vector<dirty_pages::taken> cut;
@@ -116,6 +121,7 @@ class flush_scheduler {
                   const extent* since) const noexcept;
   bool is_lost(std::uint64_t begin, std::uint64_t end, const extent& e) const noexcept;
   void poison(std::error_code cause) noexcept;
+  void lose_all_that_is_dirty(extent& e) noexcept;
   lane& other(const lane& l) noexcept { return &l == &whole_ ? range_ : whole_; }
 
   file_state& file_;
@@ -128,6 +134,7 @@ class flush_scheduler {
   std::uint64_t size_generation_ = 0;
   std::uint64_t durable_generation_ = 0;
   std::error_code poison_;
+  std::atomic<std::uint32_t> failures_{0};
   std::atomic<bool> is_poisoned_{false};  // as poison_, for a look without the mutex
   file_stats stats_;
 };

@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <cstdio>
 #include <string>
 
 #include <fcntl.h>
@@ -143,6 +144,12 @@ bool give_name(int file, const std::filesystem::path& path) {
   // The way that needs no privilege.
   const std::string self = "/proc/self/fd/" + std::to_string(file);
   return ::linkat(AT_FDCWD, self.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) == 0;
+}
+
+int open_again(int file) noexcept {
+  std::array<char, 32> self{};
+  std::snprintf(self.data(), self.size(), "/proc/self/fd/%d", file);
+  return ::open(self.data(), O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 }
 
 void sync(operation& op) noexcept {

@@ -35,6 +35,9 @@ std::error_code open(const std::filesystem::path& path, const open_options& opti
                      opened_file& result);
 /// Looks at a file that is open already; does not close it on error.
 std::error_code inspect(native_handle_type file, const open_options& options, opened_file& result);
+/// Opens the same file once more, as an open file description of its own: the OS tells each of them
+/// of a failed write-back. no_handle where that is not to be had.
+native_handle_type open_again(native_handle_type file) noexcept;
 void close(native_handle_type handle) noexcept;
 std::error_code file_size(native_handle_type file, std::uint64_t& size) noexcept;
 

@@ -260,6 +260,10 @@ std::error_code inspect(native_handle_type file, const open_options& options, op
   return {};
 }
 
+native_handle_type open_again(native_handle_type file) noexcept {
+  return posix::open_again(file);
+}
+
 void close(native_handle_type handle) noexcept {
   ::close(handle);
 }

@@ -20,6 +20,8 @@ void identify(int file, opened_file& result) noexcept;
 int open_unnamed(const std::filesystem::path& path, int flags, unsigned permissions);
 /// Gives it its name, if nothing has that yet; else false, with errno.
 bool give_name(int file, const std::filesystem::path& path);
+/// As platform::open_again.
+int open_again(int file) noexcept;
 void sync(operation& op) noexcept;
 void start_writeback(operation& op) noexcept;
 void populate(operation& op) noexcept;

@@ -109,6 +109,7 @@ struct operation {
 
   std::error_code error;
   std::uint64_t transferred = 0;
+  std::uint32_t failures_seen = 0;  // syncs of the file that had failed when it began to write
 
   std::shared_ptr<file_state> file;
   std::shared_ptr<engine>

@@ -20,7 +20,8 @@ struct pin_slot {
   static constexpr std::uint64_t operation = 8;  // held by a verb under way, not by a region
   static constexpr std::uint64_t watched = 16;   // somebody waits for this pin to go
   static constexpr std::uint64_t orphaned = 32;  // the file is gone; the last pin unmaps
-  static constexpr unsigned shift = 6;
+  static constexpr std::uint64_t suspect = 64;   // a sync failed while a mutable_region lived
+  static constexpr unsigned shift = 7;
 
   std::atomic<std::uint64_t> word{0};
   std::atomic<std::uint64_t> end{0};
