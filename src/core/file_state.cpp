@@ -117,6 +117,7 @@ file_state::file_state(const std::filesystem::path& path, const open_options& op
 
 file_state::~file_state() {
   if (!closed_.load(std::memory_order_relaxed)) {
+    stop_policy();
     shut_ = current_.exchange(nullptr);
     let_go_of_mapping(false);
   }
@@ -228,6 +229,7 @@ std::error_code file_state::shut(const operation* closing) noexcept {
       (op->home ? withdrawn : refused).push(*op);
     engines.swap(engines_);
   }
+  stop_policy();
   if (undone != nullptr)
     undo_growth(*undone, undone->home ? make_error_code(asio::error::operation_aborted)
                                       : make_error_code(errc::not_open));
@@ -292,6 +294,7 @@ native_handle_type file_state::release(std::error_code& error) noexcept {
     closed_.store(true, std::memory_order_release);
     handle = file_->detach();
   }
+  stop_policy();
   e->orphan(false);
   file_->release();
   for (shared_handle* also : {second_file_, directory_})
@@ -524,6 +527,11 @@ std::error_code file_state::start_policy() noexcept {
   return policy_clock::add(weak_from_this(), std::chrono::milliseconds(interval));
 }
 
+void file_state::stop_policy() noexcept {
+  if (follows_policy() && options_.policy.kind() == flush_policy::trigger::interval)
+    policy_clock::remove(*this);
+}
+
 void file_state::count_update(std::uint64_t n) noexcept {
   counted_.fetch_add(options_.policy.kind() == flush_policy::trigger::bytes ? n : 1);
 }
@@ -540,15 +548,17 @@ bool file_state::wants_policy_flush() noexcept {
 bool file_state::begin_policy_flush() noexcept {
   if (policy_flush_under_way_.exchange(true)) return false;
   counted_.store(0);
+  policy_clears_.store(flushes_.clears(), std::memory_order_relaxed);
   policy_flushes_.fetch_add(1, std::memory_order_relaxed);
   return true;
 }
 
 void file_state::end_policy_flush(std::error_code error) noexcept {
+  const std::uint32_t clears = policy_clears_.load(std::memory_order_relaxed);
   policy_flush_under_way_.exchange(false);
   // A close or a shutdown ends it without a verdict.
   if (error && error != errc::not_open && error != asio::error::operation_aborted)
-    flushes_.policy_failed(error);
+    flushes_.policy_failed(error, clears);
 }
 
 std::error_code file_state::follow_policy(std::uint64_t offset, std::uint64_t n) noexcept {
@@ -587,7 +597,8 @@ void file_state::flush_by_policy(const std::shared_ptr<engine>& home, performer&
 }
 
 void file_state::policy_is_due(performer& clock) noexcept {
-  if (flushes_.owes_flush() && begin_policy_flush()) flush_by_policy(nullptr, clock);
+  if (!flushes_.is_poisoned() && flushes_.owes_flush() && begin_policy_flush())
+    flush_by_policy(nullptr, clock);
 }
 
 // True: the update is over, else it waits for its sync.
@@ -1023,14 +1034,19 @@ bool file_state::start_resize(operation& op) noexcept {
   return false;
 }
 
+// One that is over at once comes back here before the call that began it has returned: the loop
+// that is under way takes the next, or many would need much stack.
 void file_state::continue_resizes() noexcept {
-  operation* op = nullptr;
-  {
-    std::lock_guard lock(mutex_);
-    if (resize_under_way_ != nullptr || resizes_.empty()) return;
-    op = resize_under_way_ = resizes_.pop();
+  const std::shared_ptr<file_state> keep = shared_from_this();
+  std::unique_lock lock(mutex_);
+  if (std::exchange(resizes_are_continued_, true)) return;
+  while (resize_under_way_ == nullptr && !resizes_.empty()) {
+    operation* const op = resize_under_way_ = resizes_.pop();
+    lock.unlock();
+    advance_resize(*op);
+    lock.lock();
   }
-  advance_resize(*op);
+  resizes_are_continued_ = false;
 }
 
 void file_state::end_resize(operation& op, std::error_code error) noexcept {

@@ -137,6 +137,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
                                                  std::uint32_t failures_seen) noexcept;
 
   std::error_code start_policy() noexcept;
+  void stop_policy() noexcept;
   void count_update(std::uint64_t n) noexcept;
   bool wants_policy_flush() noexcept;
   bool begin_policy_flush() noexcept;
@@ -173,6 +174,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   operation_list resizes_;  // waiting for their turn
   operation* resize_under_way_ = nullptr;
   bool resize_waits_for_pins_ = false;
+  bool resizes_are_continued_ = false;
   std::error_code resize_error_;  // why the growth under way is being undone
   extent* larger_ = nullptr;      // mapped ahead by the growth under way
   std::atomic<std::uint64_t> last_engine_{0};
@@ -181,6 +183,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
 
   std::atomic<std::uint64_t> counted_{0};  // bytes or writes, by the policy, since the last flush
   std::atomic<bool> policy_flush_under_way_{false};
+  std::atomic<std::uint32_t> policy_clears_{0};
 
   std::atomic<std::uint64_t> stores_{0};
   std::atomic<std::uint64_t> worker_stores_{0};

@@ -100,6 +100,7 @@ bool flush_scheduler::is_claimed(const lane& l, std::uint64_t begin, std::uint64
   if (durable_generation_ != size_generation_ && l.size_generation == size_generation_) return true;
   if (l.with_name) return true;
   if (l.end <= begin || end <= l.begin) return false;
+  if (l.all_taken) return true;
   for (const range_set::range& r : l.content_cut)
     if (r.begin < end && begin < r.end) return true;
   bool claimed = false;
@@ -114,7 +115,8 @@ bool flush_scheduler::is_claimed(const lane& l, std::uint64_t begin, std::uint64
 
 bool flush_scheduler::is_lost(std::uint64_t begin, std::uint64_t end,
                               const extent& e) const noexcept {
-  bool lost = false;
+  bool lost = all_lost_ || name_lost_;
+  if (lost) return true;
   lost_.each_overlapping(begin, end, [&](std::uint64_t from, std::uint64_t to) {
     lost = !e.dirty.all(from, to);
     return !lost;
@@ -140,7 +142,9 @@ bool flush_scheduler::join(operation& op, bool whole_file) noexcept {
     }
     if (file_.mode() != access::read_write || (!whole_file && op.length == 0)) return true;
     const std::uint64_t begin = whole_file ? 0 : page_floor(op.offset);
-    const std::uint64_t end = page_ceil(whole_file ? limit : op.offset + op.length);
+    // The limit is lower than the size while a shrink waits, which may yet be given up.
+    const std::uint64_t end =
+        page_ceil(whole_file ? std::max(limit, file_.size()) : op.offset + op.length);
     if (poison_ || is_lost(begin, end, *e)) {
       op.error = errc::flush_failed;
       return true;
@@ -191,25 +195,39 @@ bool flush_scheduler::begin_sync(lane& l) noexcept {
     l.begin = 0;
     l.end = ~std::uint64_t{0};
   }
-  l.cut.clear();
+  // What a huge batch has left behind is not kept.
+  l.cut = std::vector<dirty_pages::taken>();
   l.content_cut.clear();
+  l.all_taken = false;
   l.error = {};
   l.dropped = false;
   l.size_generation = size_generation_;
+  l.failures = failures_.load(std::memory_order_relaxed);
   l.with_name = std::exchange(name_, false);
+  if (l.with_name && file_.directory() != nullptr) {
+    l.directory = file_.directory();
+    l.directory->retain();
+  }
   l.with_announcement =
       file_.announces() && e->unannounced.exchange(false, std::memory_order_relaxed);
   try {
     content_.take(l.begin, l.end, l.content_cut);
     e->dirty.take(l.begin, l.end, l.cut);
+    // Written again since they were lost: from here on they stand or fall with this sync.
+    std::vector<range_set::range> rewritten;
+    if (!lost_.empty())
+      each_page(l.cut,
+                [&](std::uint64_t from, std::uint64_t to) { lost_.take(from, to, rewritten); });
   } catch (...) {
-    // Too little memory to remember what was taken: as if it had all been taken, if the sync fails.
-    l.content_cut.clear();
-    l.cut.clear();
+    // Too little memory to remember what was taken: as if it had been all there is.
+    l.all_taken = true;
     e->dirty.clear(l.begin, l.end);
     l.begin = 0;
     l.end = ~std::uint64_t{0};
   }
+  // Since they joined, the other lane may have taken what they wait for.
+  for (operation* it = l.riding.front(); it != nullptr; it = it->next)
+    if (is_claimed(other(l), it->at, it->at + it->count, nullptr)) it->step = 1;
   // Every store whose mark found its bit set, and left it at that, is now visible to the sync.
   platform::heavy_barrier();
   l.mapped = e;
@@ -231,9 +249,9 @@ bool flush_scheduler::begin_sync(lane& l) noexcept {
 
 void flush_scheduler::call_done(lane& l) noexcept {
   if (!l.dropped && !l.error && l.what == call::sync && l.with_name) {
-    if (shared_handle* directory = file_.directory()) {
+    if (l.directory != nullptr) {
       l.what = call::sync_name;
-      l.handle = directory->get();
+      l.handle = l.directory->get();
       l.runner->submit(l);
       return;
     }
@@ -272,6 +290,7 @@ void flush_scheduler::settle(lane& l, const std::shared_ptr<engine>& home,
     e->dirty.put_back(l.cut);
     for (const range_set::range& r : l.content_cut)
       content_.add(r.begin, r.end);
+    if (l.all_taken) content_.add(0, page_ceil(file_.size()));
     name_ = name_ || l.with_name;
     operation_list again = std::move(l.riding);
     again.append(std::move(l.gathering));
@@ -286,35 +305,35 @@ void flush_scheduler::settle(lane& l, const std::shared_ptr<engine>& home,
     return;
   }
   std::error_code verdict = l.error;
-  if (!verdict && l.with_name && l.what == call::sync) {
+  // The other lane's failure may have been about these pages as well, also if it is cleared by now.
+  const bool distrusted = poison_ || l.failures != failures_.load(std::memory_order_relaxed);
+  if (!verdict && !distrusted && l.with_name && l.what == call::sync) {
     // The data is durable, the name cannot be made so: an error for these waiters, and due still.
     name_ = true;
     verdict = file_.directory_error();
     durable_generation_ = std::max(durable_generation_, l.size_generation);
-  } else if (verdict || poison_) {
+  } else if (verdict || distrusted) {
+    // A name cannot be written again, and the next sync of the directory would say that all is
+    // well.
+    if (verdict && l.what == call::sync_name)
+      name_lost_ = true;
+    else
+      name_ = name_ || l.with_name;
     if (verdict) {
       ++stats_.sync_failures;
       poison(verdict);
+      lose_all_that_is_dirty(*e);
     } else {
-      verdict =
-          errc::flush_failed;  // the other lane's failure may have been about these pages as well
+      verdict = errc::flush_failed;
     }
-    name_ = name_ || l.with_name;
-    lose_all_that_is_dirty(*e);
-    if (l.cut.empty() && l.content_cut.empty() && l.end == ~std::uint64_t{0})
-      lost_.add(0, page_ceil(file_.size()));
-    each_page(l.cut, [&](std::uint64_t from, std::uint64_t to) { lost_.add(from, to); });
+    if (l.all_taken) all_lost_ = true;
+    each_page(l.cut, [&](std::uint64_t from, std::uint64_t to) { add_lost(from, to); });
     for (const range_set::range& r : l.content_cut)
-      lost_.add(r.begin, r.end);
+      add_lost(r.begin, r.end);
     fail_gathering(whole_, errc::flush_failed, finished);
     fail_gathering(range_, errc::flush_failed, finished);
   } else {
     durable_generation_ = std::max(durable_generation_, l.size_generation);
-    if (!lost_.empty()) {
-      std::vector<range_set::range> rewritten;
-      each_page(l.cut,
-                [&](std::uint64_t from, std::uint64_t to) { lost_.take(from, to, rewritten); });
-    }
   }
   lane& beside = other(l);
   while (operation* op = l.riding.pop()) {
@@ -323,6 +342,11 @@ void flush_scheduler::settle(lane& l, const std::shared_ptr<engine>& home,
         is_claimed(beside, op->at, op->at + op->count, nullptr)) {
       op->step = 0;
       beside.riding.push(*op);
+      continue;
+    }
+    if (!verdict && name_) {
+      // The sync that was to take care of the name was dropped.
+      l.gathering.push(*op);
       continue;
     }
     op->error = verdict;
@@ -335,6 +359,7 @@ void flush_scheduler::end_sync(lane& l) noexcept {
   const std::shared_ptr<engine> home = std::move(l.home);
   extent* mapped = nullptr;
   shared_handle* opened = nullptr;
+  shared_handle* directory = nullptr;
   bool again = false;
   bool announce = false;
   operation_list finished;
@@ -343,6 +368,7 @@ void flush_scheduler::end_sync(lane& l) noexcept {
     settle(l, home, finished);
     mapped = std::exchange(l.mapped, nullptr);
     opened = std::exchange(l.opened, nullptr);
+    directory = std::exchange(l.directory, nullptr);
     l.busy = false;
     announce = l.with_announcement;
     if (!l.gathering.empty()) {
@@ -356,6 +382,7 @@ void flush_scheduler::end_sync(lane& l) noexcept {
   if (again) l.runner->submit(l);
   mapped->release();
   opened->release();
+  if (directory != nullptr) directory->release();
   continue_all(std::move(finished));
 }
 
@@ -383,7 +410,8 @@ void flush_scheduler::store_refused(std::uint64_t begin, std::uint64_t end,
                                     std::error_code cause) noexcept {
   std::lock_guard lock(mutex_);
   poison(cause);
-  lost_.add(page_floor(begin), page_ceil(end));
+  if (extent* const e = file_.mapped()) e->dirty.clear(page_floor(begin), page_ceil(end));
+  add_lost(page_floor(begin), page_ceil(end));
 }
 
 // The kernel tells of a failed write-back once, to whoever syncs next, and not what it was about: a
@@ -396,12 +424,20 @@ void flush_scheduler::lose_all_that_is_dirty(extent& e) noexcept {
   std::vector<dirty_pages::taken> dirty;
   try {
     e.dirty.take(0, e.capacity(), dirty);
-    each_page(dirty, [&](std::uint64_t from, std::uint64_t to) { lost_.add(from, to); });
-    e.suspect_writable_pins(
-        [&](std::uint64_t from, std::uint64_t to) { lost_.add(page_floor(from), page_ceil(to)); });
+    each_page(dirty, [&](std::uint64_t from, std::uint64_t to) { add_lost(from, to); });
   } catch (...) {
     e.dirty.clear(0, e.capacity());
-    lost_.add(0, page_ceil(e.capacity()));
+    all_lost_ = true;
+  }
+  e.suspect_writable_pins(
+      [&](std::uint64_t from, std::uint64_t to) { add_lost(page_floor(from), page_ceil(to)); });
+}
+
+void flush_scheduler::add_lost(std::uint64_t begin, std::uint64_t end) noexcept {
+  try {
+    lost_.add(begin, end);
+  } catch (...) {
+    all_lost_ = true;
   }
 }
 
@@ -410,12 +446,12 @@ void flush_scheduler::lose(std::uint64_t begin, std::uint64_t end) noexcept {
   extent* const e = file_.mapped();
   if (e == nullptr) return;
   e->dirty.clear(page_floor(begin), page_ceil(end));
-  lost_.add(page_floor(begin), page_ceil(end));
+  add_lost(page_floor(begin), page_ceil(end));
 }
 
-void flush_scheduler::policy_failed(std::error_code cause) noexcept {
+void flush_scheduler::policy_failed(std::error_code cause, std::uint32_t clears) noexcept {
   std::lock_guard lock(mutex_);
-  poison(cause);
+  if (clears == clears_.load(std::memory_order_relaxed)) poison(cause);
 }
 
 void flush_scheduler::poison(std::error_code cause) noexcept {
@@ -438,6 +474,7 @@ std::error_code flush_scheduler::error() const noexcept {
 void flush_scheduler::clear_error() noexcept {
   std::lock_guard lock(mutex_);
   poison_ = {};
+  clears_.fetch_add(1, std::memory_order_relaxed);
   is_poisoned_.store(false, std::memory_order_relaxed);
 }
 

@@ -84,7 +84,9 @@ class flush_scheduler {
   void store_refused(std::uint64_t begin, std::uint64_t end, std::error_code cause) noexcept;
   /// A flush that nobody waits for failed in a way that is no sync's; whoever comes next must hear
   /// of it.
-  void policy_failed(std::error_code cause) noexcept;
+  void policy_failed(std::error_code cause, std::uint32_t clears) noexcept;
+  /// Counts the calls of clear_error().
+  std::uint32_t clears() const noexcept { return clears_.load(std::memory_order_relaxed); }
   std::error_code error() const noexcept;
   bool is_poisoned() const noexcept { return is_poisoned_.load(std::memory_order_relaxed); }
   void clear_error() noexcept;
@@ -98,8 +100,10 @@ class flush_scheduler {
     bool busy = false;
     bool with_name = false;
     bool with_announcement = false;
+    bool all_taken = false;           // what was taken could not be remembered
     extent* mapped = nullptr;         // what is synced stays mapped meanwhile,
     shared_handle* opened = nullptr;  // and open
+    shared_handle* directory = nullptr;
     flush_scheduler* scheduler = nullptr;
     operation_list gathering;
     operation_list riding;
@@ -109,6 +113,7 @@ class flush_scheduler {
     std::vector<dirty_pages::taken> cut;
     std::vector<range_set::range> content_cut;
     std::uint64_t size_generation = 0;
+    std::uint32_t failures = 0;  // syncs of the file that had failed when it began
   };
 
   bool begin_sync(lane& l) noexcept;
@@ -121,6 +126,7 @@ class flush_scheduler {
                   const extent* since) const noexcept;
   bool is_lost(std::uint64_t begin, std::uint64_t end, const extent& e) const noexcept;
   void poison(std::error_code cause) noexcept;
+  void add_lost(std::uint64_t begin, std::uint64_t end) noexcept;
   void lose_all_that_is_dirty(extent& e) noexcept;
   lane& other(const lane& l) noexcept { return &l == &whole_ ? range_ : whole_; }
 
@@ -128,13 +134,16 @@ class flush_scheduler {
   std::mutex& mutex_;
   lane whole_;
   lane range_;
-  range_set content_;  // was there at open, and was not synced by us yet
-  range_set lost_;     // a sync of it failed; not durable until it is written again
+  range_set content_;      // was there at open, and was not synced by us yet
+  range_set lost_;         // a sync of it failed; not durable until it is written again
+  bool all_lost_ = false;  // the same of everything, for want of memory
   bool name_ = false;
+  bool name_lost_ = false;  // a sync of it failed, and it cannot be written again
   std::uint64_t size_generation_ = 0;
   std::uint64_t durable_generation_ = 0;
   std::error_code poison_;
   std::atomic<std::uint32_t> failures_{0};
+  std::atomic<std::uint32_t> clears_{0};
   std::atomic<bool> is_poisoned_{false};  // as poison_, for a look without the mutex
   file_stats stats_;
 };

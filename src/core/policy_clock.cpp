@@ -4,7 +4,6 @@
 #include "platform/platform.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <new>
 #include <thread>
 #include <utility>
@@ -25,8 +24,9 @@ policy_clock::policy_clock(policy_clock* previous)
 
 // Never destroyed: its threads may be at work when the process ends. A forked child has none of its
 // parent's threads, and cannot know who held the mutex: it gets a clock of its own.
+constinit std::atomic<policy_clock*> policy_clock::current{nullptr};
+
 policy_clock& policy_clock::of_this_process() {
-  static std::atomic<policy_clock*> current{nullptr};
   policy_clock* known = current.load(std::memory_order_acquire);
   while (known == nullptr || known->generation_ != platform::fork_generation()) {
     auto* fresh = new policy_clock(known);
@@ -44,11 +44,20 @@ std::error_code policy_clock::add(const std::weak_ptr<file_state>& file,
     return make_error_code(std::errc::resource_unavailable_try_again);
   // The sum must not wrap for an interval that means never.
   const auto soon = std::min<std::chrono::milliseconds>(interval, std::chrono::hours(24 * 365));
-  self.insert({clock::now() + soon, soon, file});
+  self.insert({clock::now() + soon, soon, file, file.lock().get()});
   self.wake_.notify_all();
   return {};
 } catch (...) {
   return make_error_code(std::errc::not_enough_memory);
+}
+
+void policy_clock::remove(const file_state& file) noexcept {
+  policy_clock* const self = current.load(std::memory_order_acquire);
+  if (self == nullptr || self->generation_ != platform::fork_generation()) return;
+  std::lock_guard lock(self->mutex_);
+  std::erase_if(self->entries_, [&](const entry& e) { return e.which == &file; });
+  std::make_heap(self->entries_.begin(), self->entries_.end(), later);
+  if (self->entries_.empty()) self->wake_.notify_all();
 }
 
 void policy_clock::insert(entry added) {

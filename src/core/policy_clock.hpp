@@ -3,6 +3,7 @@
 
 #include "engine.hpp"
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <memory>
@@ -27,6 +28,9 @@ class policy_clock final : public performer {
   static std::error_code add(const std::weak_ptr<file_state>& file,
                              std::chrono::milliseconds interval) noexcept;
 
+  /// Forgets a file that was closed.
+  static void remove(const file_state& file) noexcept;
+
   void submit(operation& op) noexcept override;
 
  private:
@@ -35,10 +39,12 @@ class policy_clock final : public performer {
     clock::time_point due;
     std::chrono::milliseconds interval;
     std::weak_ptr<file_state> file;
+    const file_state* which;  // also when it is gone
   };
 
   explicit policy_clock(policy_clock* previous);
   static policy_clock& of_this_process();
+  static std::atomic<policy_clock*> current;
   void insert(entry added);
   bool add_thread() noexcept;
   void run() noexcept;
