@@ -12,6 +12,8 @@
 #include "core/flush_scheduler.hpp"
 #include "faults/seccomp_filter.hpp"
 
+#include <mapio/mapped_file.hpp>
+
 #include <array>
 #include <atomic>
 #include <condition_variable>
@@ -534,9 +536,7 @@ TEST_F(FlushLanes, APinnedPageIsSyncedEveryTime) {
 
 TEST_F(FlushLanes, TheDropOfARegionLeavesItsMark) {
   mapping m = mapping_of(state);
-  {
-    const mutable_region r = m.mutable_view(0, 1);
-  }
+  { const mutable_region r = m.mutable_view(0, 1); }
   waiter w(engine);
   EXPECT_FALSE(join(w, 0, 1));
   engine.finish_next();
@@ -744,6 +744,87 @@ TEST_F(Ring, TheLoopEndsWhenNothingIsInFlight) {
     ring->submit(op);
     ASSERT_TRUE(support::run_to_end(io));
     EXPECT_EQ(op.count_done, 1);
+  }
+}
+
+// The thread that should run the loop is blocked behind an operation that only the loop submits.
+TEST_F(Ring, HelpCarriesAnOperationOutWithoutTheLoop) {
+  make();
+  if (!ring) return;
+  const support::temp_dir dir;
+  support::write_file(dir / "f", "x");
+  const support::unique_fd file = support::open_fd(dir / "f", O_RDWR);
+  counted op;
+  op.what = call::sync;
+  op.handle = file.get();
+  ring->submit(op);
+  EXPECT_TRUE(support::eventually([&] {
+    ring->help();
+    return op.count_done == 1;
+  }));
+  EXPECT_FALSE(op.error) << op.error.message();
+  // The loop finds nothing left to do, and what comes later takes its usual way.
+  ASSERT_TRUE(support::run_to_end(io));
+  ring->submit(op);
+  ASSERT_TRUE(support::run_to_end(io));
+  EXPECT_EQ(op.count_done, 2);
+  ring->shut_down();
+  ring->help();
+}
+
+TEST(EngineHelp, DoesNothingBeforeTheStart) {
+  asio::io_context io;
+  const auto home = engine_of(io);
+  home->help();
+  io.run();
+}
+
+TEST(EngineHelp, DeliversToTheLoop) {
+  const support::temp_dir dir;
+  asio::io_context io;
+  mapped_file file(io.get_executor(), mapping::create(dir / "f", page()));
+  file.map().update_region(0, asio::buffer("x", 1));
+  std::atomic<bool> flushed = false;
+  file.flush([&](std::error_code error) {
+    EXPECT_FALSE(error) << error.message();
+    flushed = true;
+  });
+  const auto home = engine_of(io);
+  EXPECT_TRUE(support::eventually([&] {
+    home->help();
+    return file.stats().syncs == 1 && file.pending_bytes() == 0;
+  }));
+  EXPECT_FALSE(flushed);
+  EXPECT_TRUE(support::run_to_end(io));
+  EXPECT_TRUE(flushed);
+}
+
+TEST(EngineHelp, AnyThreadAtAnyTimeWhileTheContextGoesAway) {
+  const support::temp_dir dir;
+  const mapping m = mapping::create(dir / "f", 16 * page());
+  for (int round = 0; round < 50; ++round) {
+    auto io = std::make_unique<asio::io_context>();
+    const auto home = engine_of(*io);
+    std::atomic<bool> over = false;
+    std::vector<std::thread> helpers;
+    for (int i = 0; i < 3; ++i)
+      helpers.emplace_back([home, &over] {
+        while (!over)
+          home->help();
+      });
+    {
+      mapped_file file(io->get_executor(), m);
+      for (std::size_t i = 0; i < 16; ++i) {
+        file.update_region(i * page(), asio::buffer("abc", 3), [](std::error_code, std::size_t) {});
+        file.flush_range(i * page(), 1, [](std::error_code) {});
+      }
+      if (round % 3 == 0) io->poll();
+      if (round % 3 == 1) io->run_for(std::chrono::milliseconds(1));
+    }
+    io.reset();
+    over = true;
+    for (auto& helper : helpers)
+      helper.join();
   }
 }
 

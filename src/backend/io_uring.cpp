@@ -107,6 +107,7 @@ class ring final : public backend {
 
   void submit(operation& op) noexcept override;
   bool withdraw(operation& op, bool interrupt) noexcept override;
+  void help() noexcept override { turn(wake::asked); }
   void shut_down() noexcept override;
 
  private:
@@ -126,7 +127,7 @@ class ring final : public backend {
     }
     ring& self;
   };
-  enum class wake { posted, readable, timer };
+  enum class wake { posted, readable, timer, asked };
 
   void turn(wake why) noexcept;
   void post_hook() noexcept;
@@ -495,6 +496,8 @@ void ring::turn(wake why) noexcept {
       break;
     case wake::timer:
       retrying_ = false;
+      break;
+    case wake::asked:
       break;
     }
     if (stopping_) return;

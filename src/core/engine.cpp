@@ -174,6 +174,22 @@ bool engine::run_in_background(operation& op) noexcept {
   return true;
 }
 
+void engine::help() noexcept {
+  if (is_foreign()) return;
+  backend* const started = started_.load(std::memory_order_acquire);
+  if (started == nullptr) return;
+  const std::shared_ptr<engine> keep = shared_from_this();
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_) return;
+    ++background_;
+  }
+  started->help();
+  std::lock_guard lock(mutex_);
+  --background_;
+  if (stopping_) idle_.notify_all();
+}
+
 void engine::shut_down() noexcept {
   if (is_foreign()) {
     // Neither threads nor ring are ours, and a lock may have been held at the fork: all of it goes

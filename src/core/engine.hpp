@@ -32,6 +32,9 @@ class backend {
   /// True: taken out before it was started, and the caller owns it. False: it is elsewhere, or
   /// under way; with `interrupt` the OS was then asked to end it early.
   virtual bool withdraw(operation& op, bool interrupt) noexcept = 0;
+  /// Does on the calling thread what waits for a turn of the loop, and never waits. Any thread, at
+  /// any time before the backend is destroyed.
+  virtual void help() noexcept {}
   /// Ends everything: what runs is waited for, what is queued is dropped. Every operation has been
   /// `done` at return.
   virtual void shut_down() noexcept = 0;
@@ -77,6 +80,12 @@ class engine final : public performer, public std::enable_shared_from_this<engin
   /// Runs a piece of work off the loop for nobody's account; false: shut down, and the caller runs
   /// it.
   bool run_in_background(operation& op) noexcept;
+  /// Pushes on what the backend has been given, on the calling thread and without waiting: for a
+  /// thread that is blocked behind an awaited operation, and may itself be the one that should run
+  /// the loop. Once is not enough: what this submits completes later, and whoever waits for it
+  /// helps again. Any thread that holds the engine, at any time, also while the context goes away;
+  /// never under a lock, since it delivers.
+  void help() noexcept;
   void shut_down() noexcept;
 
  private:
@@ -100,7 +109,7 @@ class engine final : public performer, public std::enable_shared_from_this<engin
   std::condition_variable idle_;
   operation* enrolled_ = nullptr;
   std::size_t delivering_ = 0;
-  std::size_t background_ = 0;
+  std::size_t background_ = 0;  // threads that are about to use the backend unasked
   bool stopping_ = false;
 };
 
