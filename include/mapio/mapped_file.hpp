@@ -144,13 +144,15 @@ class basic_mapped_file {
   template <class Token = token_type>
   auto open(const std::filesystem::path& path, const open_options& options,
             Token&& token = Token()) {
-    return initiate<detail::error_result>(token, detail::open_arguments{path, options});
+    return initiate<detail::error_result>(std::forward<Token>(token),
+                                          detail::open_arguments{path, options});
   }
   /// Opens an existing file for reading.
   template <class Token = token_type>
   requires(!std::same_as<std::decay_t<Token>, open_options>) auto open(
       const std::filesystem::path& path, Token&& token = Token()) {
-    return initiate<detail::error_result>(token, detail::open_arguments{path, {}});
+    return initiate<detail::error_result>(std::forward<Token>(token),
+                                          detail::open_arguments{path, {}});
   }
 
   /// Closes the file for every copy of this handle, off the loop.
@@ -170,7 +172,8 @@ class basic_mapped_file {
   ///   co_await file.flush(); co_await file.close();
   template <class Token = token_type>
   auto close(Token&& token = Token()) {
-    return initiate<detail::error_result>(token, detail::range_arguments{detail::verb::close});
+    return initiate<detail::error_result>(std::forward<Token>(token),
+                                          detail::range_arguments{detail::verb::close});
   }
 
   /// Writes `buffers`, one after another, at `offset`.
@@ -198,8 +201,9 @@ class basic_mapped_file {
   template <class ConstBufferSequence, class Token = token_type>
   auto update_region(std::uint64_t offset, const ConstBufferSequence& buffers,
                      Token&& token = Token()) {
-    return initiate<detail::size_result>(token, detail::buffer_arguments<ConstBufferSequence>{
-                                                    detail::verb::update, offset, buffers});
+    return initiate<detail::size_result>(
+        std::forward<Token>(token),
+        detail::buffer_arguments<ConstBufferSequence>{detail::verb::update, offset, buffers});
   }
 
   /// Copies from `offset` on into `buffers`, one after another.
@@ -220,8 +224,9 @@ class basic_mapped_file {
   template <class MutableBufferSequence, class Token = token_type>
   auto read_into(std::uint64_t offset, const MutableBufferSequence& buffers,
                  Token&& token = Token()) {
-    return initiate<detail::size_result>(token, detail::buffer_arguments<MutableBufferSequence>{
-                                                    detail::verb::read, offset, buffers});
+    return initiate<detail::size_result>(
+        std::forward<Token>(token),
+        detail::buffer_arguments<MutableBufferSequence>{detail::verb::read, offset, buffers});
   }
 
   /// Makes everything written so far survive power loss; see flush_range().
@@ -234,7 +239,8 @@ class basic_mapped_file {
   template <class Token = token_type>
   auto flush(durability level, Token&& token = Token()) {
     return initiate<detail::error_result>(
-        token, detail::range_arguments{detail::verb::flush, 0, 0, level == durability::started});
+        std::forward<Token>(token),
+        detail::range_arguments{detail::verb::flush, 0, 0, level == durability::started});
   }
 
   /// Makes every byte of [offset, offset + length) written so far survive power loss.
@@ -266,8 +272,8 @@ class basic_mapped_file {
   auto flush_range(std::uint64_t offset, std::uint64_t length, durability level,
                    Token&& token = Token()) {
     return initiate<detail::error_result>(
-        token, detail::range_arguments{detail::verb::flush_range, offset, length,
-                                       level == durability::started});
+        std::forward<Token>(token), detail::range_arguments{detail::verb::flush_range, offset,
+                                                            length, level == durability::started});
   }
 
   /// Makes the file `new_size` bytes long, off the loop; new bytes read as zero.
@@ -292,14 +298,14 @@ class basic_mapped_file {
   template <class Token = token_type>
   auto resize(std::uint64_t new_size, Token&& token = Token()) {
     return initiate<detail::error_result>(
-        token, detail::range_arguments{detail::verb::resize, 0, new_size});
+        std::forward<Token>(token), detail::range_arguments{detail::verb::resize, 0, new_size});
   }
 
   /// Brings the whole file into memory, off the loop.
   template <class Token = token_type>
   auto prefetch(Token&& token = Token()) {
     return initiate<detail::error_result>(
-        token, detail::range_arguments{detail::verb::prefetch, 0, 0, true});
+        std::forward<Token>(token), detail::range_arguments{detail::verb::prefetch, 0, 0, true});
   }
 
   /// Brings [offset, offset + length) into memory, off the loop; every page is resident and mapped
@@ -319,7 +325,8 @@ class basic_mapped_file {
   template <class Token = token_type>
   auto prefetch(std::uint64_t offset, std::uint64_t length, Token&& token = Token()) {
     return initiate<detail::error_result>(
-        token, detail::range_arguments{detail::verb::prefetch, offset, length});
+        std::forward<Token>(token),
+        detail::range_arguments{detail::verb::prefetch, offset, length});
   }
 
   /// Shows [offset, offset + length) without copying; every page is resident and mapped at
@@ -339,7 +346,8 @@ class basic_mapped_file {
   template <class Token = token_type>
   auto view(std::uint64_t offset, std::uint64_t length, Token&& token = Token()) {
     return initiate<detail::region_result>(
-        token, detail::view_arguments{{detail::verb::view, offset, length, false}});
+        std::forward<Token>(token),
+        detail::view_arguments{{detail::verb::view, offset, length, false}});
   }
 
   /// Cancels the outstanding verbs of every copy of this handle; see above for what becomes of
@@ -364,7 +372,7 @@ class basic_mapped_file {
   }
 
   template <class Result, class Token, class Arguments>
-  auto initiate(Token& token, Arguments&& arguments) {
+  auto initiate(Token&& token, Arguments&& arguments) {
     return asio::async_initiate<Token, typename Result::signature>(
         detail::initiate_verb<Executor, Result>(executor_, home_, handle_), token,
         std::forward<Arguments>(arguments));
