@@ -542,6 +542,32 @@ TEST_F(backend_forbidden, later_does_not_lose_or_hang_what_is_under_way) {
   EXPECT_TRUE(end.ok()) << end;
 }
 
+TEST(backend_blocking, a_verb_behind_an_awaited_one_ends_on_the_thread_that_should_run_the_loop) {
+  const support::temp_dir dir;
+  asio::io_context io;
+  mapped_file file(io);
+  support::run_coroutine(io, [&]() -> asio::awaitable<void> {
+    co_await file.open(dir / "file", creating(4 * page()));
+  });
+  mapio::mapping m = file.map();
+  int calls = 0;
+  const auto handler = [&](std::error_code error) { calls += error ? 0 : 1; };
+  for (const bool submitted : {false, true}) {
+    m.update_region(0, asio::buffer("x", 1));
+    file.flush(handler);
+    if (submitted) {
+      io.restart();
+      io.poll_one();
+    }
+    m.update_region(page(), asio::buffer("x", 1));
+    m.flush();
+    file.resize(m.size() + page(), handler);
+    m.resize(m.size() + 2 * page());
+  }
+  EXPECT_TRUE(support::run_to_end(io));
+  EXPECT_EQ(calls, 4);
+}
+
 // --- printing
 // -----------------------------------------------------------------------------------------------------
 

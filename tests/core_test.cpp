@@ -17,6 +17,7 @@
 #include <array>
 #include <atomic>
 #include <condition_variable>
+#include <memory>
 #include <mutex>
 #include <random>
 #include <thread>
@@ -492,6 +493,171 @@ TEST_F(FlushLanes, AWriteDuringAJoinDoesNotHideTheSyncInFlight) {
   }
   writer.join();
   EXPECT_EQ(early, 0) << "flushes that were over before the sync that had their page";
+}
+
+// --- flushes after a failure
+// ---------------------------------------------------------------------------------------------------
+
+TEST_F(FlushLanes, ABitOfBeforeAFailureIsNoRewrite) {
+  dirty(0);
+  waiter all(engine);
+  waiter again(engine);
+  waiter elsewhere(engine);
+  EXPECT_FALSE(join_whole(all));
+  dirty(0);
+  dirty(5 * page());
+  engine.finish_next(make_error_code(std::errc::io_error));
+  state->clear_flush_error();
+  EXPECT_TRUE(join(again, 0, 1));
+  EXPECT_EQ(again.error, errc::flush_failed);
+  EXPECT_TRUE(join(elsewhere, 5 * page(), 1)) << "the error may have been about page 5";
+  EXPECT_EQ(elsewhere.error, errc::flush_failed);
+}
+
+TEST_F(FlushLanes, ARegionOfBeforeAFailureIsNoRewrite) {
+  mapping m = mapping_of(state);
+  dirty(0);
+  {
+    const mutable_region r = m.mutable_view(3 * page(), 1);
+    waiter first(engine);
+    EXPECT_FALSE(join(first, 0, 1));
+    engine.finish_next(make_error_code(std::errc::io_error));
+    state->clear_flush_error();
+    waiter pinned(engine);
+    EXPECT_TRUE(join(pinned, 3 * page(), 1));
+    EXPECT_EQ(pinned.error, errc::flush_failed);
+  }
+  waiter dropped(engine);
+  EXPECT_TRUE(join(dropped, 3 * page(), 1));
+  EXPECT_EQ(dropped.error, errc::flush_failed);
+  dirty(3 * page());
+  waiter rewritten(engine);
+  EXPECT_FALSE(join(rewritten, 3 * page(), 1));
+  engine.finish_next();
+  EXPECT_TRUE(rewritten.completed && !rewritten.error);
+}
+
+TEST_F(FlushLanes, ASyncInFlightWhileAnErrorIsClearedIsNotTrusted) {
+  dirty(0);
+  waiter all(engine);
+  waiter part(engine);
+  EXPECT_FALSE(join_whole(all));
+  dirty(page());
+  EXPECT_FALSE(join(part, page(), 1));
+  engine.finish_next(make_error_code(std::errc::io_error));
+  state->clear_flush_error();
+  engine.finish_next();
+  EXPECT_TRUE(part.completed);
+  EXPECT_EQ(part.error, errc::flush_failed);
+}
+
+TEST_F(FlushLanes, ARefusedStoreStaysLostAfterAClear) {
+  state->mapped()->dirty.mark(0, page());
+  flushes().store_refused(0, 1, errc::page_fault);
+  state->clear_flush_error();
+  waiter w(engine);
+  EXPECT_TRUE(join(w, 0, 1));
+  EXPECT_EQ(w.error, errc::flush_failed);
+}
+
+TEST_F(FlushLanes, APageThatIsSyncedAgainIsNotLost) {
+  dirty(0);
+  waiter failed(engine);
+  waiter again(engine);
+  waiter with_it(engine);
+  EXPECT_FALSE(join(failed, 0, 1));
+  engine.finish_next(make_error_code(std::errc::io_error));
+  state->clear_flush_error();
+  dirty(0);
+  EXPECT_FALSE(join(again, 0, 1));
+  EXPECT_FALSE(join(with_it, 0, 1)) << with_it.error.message();
+  engine.finish_next(make_error_code(std::errc::io_error));
+  EXPECT_TRUE(with_it.completed && with_it.error);
+  state->clear_flush_error();
+  waiter after(engine);
+  EXPECT_TRUE(join(after, 0, 1));
+  EXPECT_EQ(after.error, errc::flush_failed);
+}
+
+TEST_F(FlushLanes, TheTwoGoThroughDescriptionsOfTheirOwn) {
+  // Each hears of a failed write-back, since none can take the other's error.
+  dirty(0);
+  waiter all(engine);
+  waiter part(engine);
+  EXPECT_FALSE(join_whole(all));
+  dirty(page());
+  EXPECT_FALSE(join(part, page(), 1));
+  ASSERT_EQ(engine.waiting(), 2U);
+  EXPECT_NE(engine.calls[0]->handle, engine.calls[1]->handle);
+  EXPECT_EQ(engine.calls[1]->handle, state->native_handle()) << "whose mapping an msync names";
+  engine.finish_next();
+  engine.finish_next();
+}
+
+TEST_F(FlushLanes, ANameWhoseSyncFailedIsNotSyncedAgain) {
+  state = open_state(dir / "new", 4 * page(), options);
+  waiter first(engine);
+  EXPECT_FALSE(join_whole(first));
+  engine.finish_next();  // the data
+  ASSERT_EQ(engine.waiting(), 1U);
+  EXPECT_EQ(engine.calls[0]->what, call::sync_name);
+  engine.finish_next(make_error_code(std::errc::io_error));
+  EXPECT_EQ(first.error, std::errc::io_error);
+  state->clear_flush_error();
+  waiter again(engine);
+  EXPECT_TRUE(join_whole(again));
+  EXPECT_EQ(again.error, errc::flush_failed);
+  EXPECT_EQ(engine.waiting(), 0U);
+}
+
+TEST_F(FlushLanes, TheFolderOfANameStaysOpenUntilItIsSynced) {
+  state = open_state(dir / "new", 4 * page(), options);
+  waiter first(engine);
+  EXPECT_FALSE(join_whole(first));
+  static_cast<void>(state->close());
+  engine.finish_next();
+  ASSERT_EQ(engine.waiting(), 1U);
+  EXPECT_EQ(engine.calls[0]->what, call::sync_name);
+  EXPECT_TRUE(support::is_open_descriptor(engine.calls[0]->handle));
+  const int folder = engine.calls[0]->handle;
+  engine.finish_next();
+  EXPECT_TRUE(first.completed && !first.error) << first.error.message();
+  EXPECT_FALSE(support::is_open_descriptor(folder));
+}
+
+TEST_F(FlushLanes, WhatAWaitingShrinkMaySpareIsFlushedWithTheWholeFile) {
+  mapping m = mapping_of(state);
+  dirty(9 * page());
+  const region pinned = m.view(9 * page(), 1);
+  waiter shrink(engine);
+  shrink.kind = verb::resize;
+  shrink.length = page();
+  shrink.file = state;
+  // Awaited, as it seems: it waits for the region.
+  asio::io_context io;
+  shrink.home = engine_of(io);
+  ASSERT_FALSE(state->start(shrink));
+  waiter all(engine);
+  EXPECT_FALSE(join_whole(all)) << "page 9 is dirty, and still there";
+  engine.finish_next();
+  EXPECT_TRUE(all.completed && !all.error);
+  EXPECT_TRUE(state->withdraw(shrink, true));
+  shrink.home->forget(shrink);
+}
+
+TEST_F(FlushLanes, ManyResizesInARowNeedNoStackForEach) {
+  mapping m = mapping_of(state);
+  auto pinned = std::make_unique<region>(m.view(9 * page(), 1));
+  asio::io_context io;
+  mapped_file file(io.get_executor(), m);
+  constexpr int count = 300'000;
+  int done = 0;
+  // The first waits for the region; once it is over, the others are over at once.
+  for (int i = 0; i < count; ++i)
+    file.resize(page(), [&](std::error_code error) { done += error ? 0 : 1; });
+  pinned.reset();
+  io.run();
+  EXPECT_EQ(done, count);
 }
 
 TEST_F(FlushLanes, AWithdrawnWaiterFreesItselfAlone) {

@@ -5,6 +5,8 @@
 
 #include <asio/error.hpp>
 
+#include <algorithm>
+#include <chrono>
 #include <utility>
 
 MAPIO_NAMESPACE_BEGIN
@@ -214,12 +216,26 @@ void engine::shut_down() noexcept {
   idle_.wait(lock, [this] { return enrolled_ == nullptr && delivering_ == 0; });
 }
 
-void blocking_performer::run() noexcept {
+void blocking_performer::run(file_state* file) noexcept {
+  // Short at first, for what the kernel is about to answer; then rare, for a long sync.
+  constexpr std::chrono::microseconds first_pause{20};
+  constexpr std::chrono::microseconds longest_pause{2000};
+  auto pause = first_pause;
   std::unique_lock lock(mutex_);
   for (;;) {
-    wake_.wait(lock, [this] { return finished_ || !calls_.empty(); });
+    while (!finished_ && calls_.empty()) {
+      lock.unlock();
+      const bool helped = file->help_engines();
+      lock.lock();
+      const auto has_news = [this] { return finished_ || !calls_.empty(); };
+      if (!helped)
+        wake_.wait(lock, has_news);
+      else if (!wake_.wait_for(lock, pause, has_news))
+        pause = std::min(2 * pause, longest_pause);
+    }
     operation* op = calls_.pop();
     if (op == nullptr) return;
+    pause = first_pause;
     lock.unlock();
     platform::perform(*op);
     op->done(op);

@@ -14,6 +14,8 @@
 MAPIO_NAMESPACE_BEGIN
 namespace detail {
 
+class file_state;
+
 /// Carries out the calls of operations. Takes ownership at submit(), gives it back through
 /// operation::done.
 class performer {
@@ -126,8 +128,9 @@ class blocking_performer final : public performer {
     finished_ = true;
     wake_.notify_one();
   }
-  /// Carries out calls until finish().
-  void run() noexcept;
+  /// Carries out calls until finish(). What this waits behind may be an awaited verb of `file` that
+  /// makes no progress while its loop does not run, and it is this thread that should run it.
+  void run(file_state* file) noexcept;
 
  private:
   std::mutex mutex_;
@@ -145,7 +148,8 @@ struct blocking_operation final : operation {
     };
     destroy = [](operation*) noexcept {};
   }
-  void wait() noexcept { performer_.run(); }
+  /// `waited_for` is the file that it is about.
+  void wait(file_state& waited_for) noexcept { performer_.run(&waited_for); }
 
  private:
   blocking_performer performer_;

@@ -7,6 +7,7 @@
 #include <asio/error.hpp>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <limits>
 #include <new>
@@ -355,6 +356,20 @@ void file_state::used_by(const std::shared_ptr<engine>& home) noexcept {
   }
 }
 
+bool file_state::help_engines() noexcept {
+  // Nearly always none or one.
+  std::array<std::shared_ptr<engine>, 4> known;
+  std::size_t count = 0;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& weak : engines_)
+      if (count < known.size() && (known[count] = weak.lock())) ++count;
+  }
+  for (std::size_t i = 0; i < count; ++i)
+    known[i]->help();
+  return count != 0;
+}
+
 // --- questions
 // -------------------------------------------------------------------------------------------------------------
 
@@ -633,7 +648,7 @@ std::error_code file_state::flush(bool whole_file, std::uint64_t offset, std::ui
   op.length = length;
   if (level == durability::durable) {
     if (whole_file) counted_.store(0);
-    if (!flushes_.join(op, whole_file)) op.wait();
+    if (!flushes_.join(op, whole_file)) op.wait(*this);
     return op.error;
   }
   if (!whole_file)
@@ -655,7 +670,7 @@ std::error_code file_state::resize(std::uint64_t new_size) noexcept {
   op.kind = verb::resize;
   op.length = new_size;
   op.file = shared_from_this();
-  if (!start_resize(op)) op.wait();
+  if (!start_resize(op)) op.wait(*this);
   return op.error;
 }
 

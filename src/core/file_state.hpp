@@ -110,6 +110,8 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   bool announces() const noexcept { return options_.announce; }
   /// Tells watchers that bytes were stored: off the loop where there is an engine.
   void announce(shared_handle& file, const std::shared_ptr<engine>& home) noexcept;
+  /// Pushes on what this file has given to engines; false: there is none.
+  bool help_engines() noexcept;
   /// A pin that somebody waited for is gone.
   void pins_dropped() noexcept;
   /// The policy's interval has passed.
