@@ -650,7 +650,7 @@ TEST_F(FlushLanes, ManyResizesInARowNeedNoStackForEach) {
   auto pinned = std::make_unique<region>(m.view(9 * page(), 1));
   asio::io_context io;
   mapped_file file(io.get_executor(), m);
-  constexpr int count = 300'000;
+  constexpr int count = 60'000;
   int done = 0;
   // The first waits for the region; once it is over, the others are over at once.
   for (int i = 0; i < count; ++i)

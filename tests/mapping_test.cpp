@@ -2614,7 +2614,10 @@ class inotify {
 };
 
 TEST_F(mapping_announce, tells_watchers_of_stores_once_per_flush) {
-  mapping m = mapping::create(path_, 4 * page());
+  open_options options = creating(4 * page());
+  options.writes =
+      mapio::write_path::mapped;  // the kernel tells of a write through the file itself
+  mapping m(path_, options);
   m.flush();
   inotify watch(path_);
   for (std::uint64_t i = 0; i < 4; ++i)
@@ -2637,6 +2640,7 @@ TEST_F(mapping_announce, tells_nothing_where_nothing_was_stored) {
 TEST_F(mapping_announce, can_be_switched_off) {
   open_options options = creating(4 * page());
   options.announce = false;
+  options.writes = mapio::write_path::mapped;
   mapping m(path_, options);
   m.flush();
   inotify watch(path_);

@@ -79,7 +79,7 @@ bool dirty_pages::any(std::uint64_t begin, std::uint64_t end) const noexcept {
   return found;
 }
 
-bool dirty_pages::all(std::uint64_t begin, std::uint64_t end) const noexcept {
+bool dirty_pages::all_of_many(std::uint64_t begin, std::uint64_t end) const noexcept {
   bool all = true;
   each_word(begin, end, [&](std::atomic<std::uint64_t>& word, std::uint64_t mask, std::size_t) {
     all = (word.load(std::memory_order_relaxed) & mask) == mask;

@@ -52,7 +52,15 @@ class dirty_pages {
     mark_each(begin, end);
   }
   bool any(std::uint64_t begin, std::uint64_t end) const noexcept;
-  bool all(std::uint64_t begin, std::uint64_t end) const noexcept;
+  bool all(std::uint64_t begin, std::uint64_t end) const noexcept {
+    if (begin >= end) return true;
+    const std::uint64_t first = begin >> shift_;
+    const std::uint64_t last = (end - 1) >> shift_;
+    if (first / 64 != last / 64) return all_of_many(begin, end);
+    const std::uint64_t mask =
+        (~std::uint64_t{0} << first % 64) & (~std::uint64_t{0} >> (63 - last % 64));
+    return (words_[first / 64].load(std::memory_order_relaxed) & mask) == mask;
+  }
   std::uint64_t count(std::uint64_t begin, std::uint64_t end) const noexcept;
 
   /// Clears the pages of [begin, end) and appends what was set to `cut`; one flush at a time.
@@ -69,6 +77,7 @@ class dirty_pages {
   static std::uint64_t last_page(std::uint64_t end) noexcept;
 
  private:
+  bool all_of_many(std::uint64_t begin, std::uint64_t end) const noexcept;
   void mark_each(std::uint64_t begin, std::uint64_t end) noexcept;
   template <class Each>
   void each_word(std::uint64_t begin, std::uint64_t end, Each each) const;

@@ -165,7 +165,7 @@ std::error_code extent::make(native_handle_type file, access mode, std::uint64_t
     if (base != nullptr) platform::unmap(base, capacity);
     return make_error_code(std::errc::not_enough_memory);
   }
-  if (!e->dirty.reserve(capacity)) {
+  if (!e->dirty.reserve(capacity) || !e->stored.reserve(capacity)) {
     e->release(true);
     e->drop();
     return make_error_code(std::errc::not_enough_memory);
@@ -202,6 +202,7 @@ void extent::drop_pin(pin_slot* slot, std::uint64_t word) noexcept {
     const std::uint64_t begin = word >> pin_slot::shift;
     unannounced.store(true, std::memory_order_relaxed);
     dirty.mark(begin, slot->end.load(std::memory_order_relaxed));
+    stored.mark(begin, slot->end.load(std::memory_order_relaxed));
     retain();  // the count below must outlive the slot
     std::uint64_t expected = word;
     const bool dropped = slot->word.compare_exchange_strong(expected, 0, std::memory_order_seq_cst);

@@ -85,6 +85,12 @@ class extent final : public shared_resource {
   /// some day.
   std::atomic<std::uint64_t> limit;
   dirty_pages dirty;
+  /// Of the dirty pages those that were stored into: their write fault is paid for, and what the
+  /// kernel writes because of it is dirty. A hint, cleared with the dirty bits.
+  dirty_pages stored;
+  /// Pages that a write fault may dirty besides its own: earned one per update that went through
+  /// the file to a page that was dirty already.
+  std::atomic<std::uint64_t> credit{0};
   /// Bytes were stored through the mapping that watchers have not been told of.
   std::atomic<bool> unannounced{false};
 

@@ -96,6 +96,10 @@ void wait_a_little() {
 file_state::file_state(const std::filesystem::path& path, const open_options& options,
                        const platform::opened_file& file, extent& mapped)
     : path_(path), options_(options), zeroes_tail_(file.zeroes_tail), medium_(file.medium),
+      may_write_through_(
+          options.mode == access::read_write &&
+          (options.writes == write_path::file ||
+           (options.writes == write_path::automatic && file.medium == mapio::medium::local))),
       directory_error_(file.directory_error), file_(nullptr), current_(&mapped), size_(file.size),
       flushes_(*this, mutex_, !file.created,
                file.directory != platform::no_handle || file.directory_error, file.size) {
@@ -441,6 +445,12 @@ failure with_window(const std::atomic<extent*>& current, const std::atomic<bool>
 
 void file_state::mark_stored(extent& e, std::uint64_t begin, std::uint64_t end,
                              std::uint32_t failures_seen) noexcept {
+  e.stored.mark(begin, end);
+  mark_dirty(e, begin, end, failures_seen);
+}
+
+void file_state::mark_dirty(extent& e, std::uint64_t begin, std::uint64_t end,
+                            std::uint32_t failures_seen) noexcept {
   if (options_.mode != access::read_write) [[unlikely]]
     return;
   e.dirty.mark(begin, end);
@@ -461,6 +471,72 @@ failure file_state::store_fault(extent& e, std::uint64_t at) noexcept {
   return errc::page_fault;
 }
 
+// Tells whether a store costs no more than a write through the file: the range is dirty, and what a
+// write fault would dirty besides is little, or earned by the writes before. docs/performance.md
+// has the measurements.
+bool file_state::worth_storing(extent& e, std::uint64_t offset, std::uint64_t length) noexcept {
+  constexpr std::uint64_t little = 3;           // pages
+  constexpr std::uint64_t largest_folio = 512;  // pages
+  if (medium_ == medium::volatile_memory) return true;
+  const std::uint64_t page = page_size();
+  std::uint64_t more = 0;
+  // Folios are aligned to their size, and dirty or not as a whole. The page itself first: where the
+  // kernel has written it since, nothing is known of its folio.
+  for (const std::uint64_t window_pages : {1, 8, 32, 128, 512}) {
+    const std::uint64_t window = window_pages * page;
+    const std::uint64_t begin = offset / window * window;
+    const std::uint64_t end = (offset + length + window - 1) / window * window;
+    const std::uint64_t pages = (end - begin) / page;
+    std::uint64_t dirty = 0;
+    const bool known = platform::count_dirty(file_->get(), begin, end - begin, dirty);
+    if (!known || (window_pages == 1 && dirty < pages)) {
+      more = largest_folio;
+      break;
+    }
+    if (dirty < pages) break;
+    more = pages - std::min(pages, e.dirty.count(begin, end));
+  }
+  if (more <= little) return true;
+  std::uint64_t credit = e.credit.load(std::memory_order_relaxed);
+  if (credit < more) {
+    e.credit.fetch_add(1 + length / page, std::memory_order_relaxed);
+    return false;
+  }
+  while (credit >= more &&
+         !e.credit.compare_exchange_weak(credit, credit - more, std::memory_order_relaxed)) {
+  }
+  return true;
+}
+
+// Writes through the file; less than `n` without a failure: the mapping knows what is wrong.
+std::size_t file_state::write_through(std::uint64_t offset, const void* bytes, std::size_t n,
+                                      failure& why) noexcept {
+  extent* e = nullptr;
+  const asio::const_buffer buffer(bytes, n);
+  blocking_operation op;
+  op.range = pin_range(offset, n, pin_slot::operation, e, why);
+  if (why != no_failure) return 0;
+  if (!use_file(op)) {
+    why = errc::not_open;
+    return 0;
+  }
+  std::uint64_t real_size = 0;
+  // A write would silently extend a file that somebody cut meanwhile.
+  if (!platform::file_size(op.handle, real_size) && real_size >= offset + n) {
+    file_writes_.fetch_add(1, std::memory_order_relaxed);
+    op.failures_seen = flushes_.failures();
+    op.what = call::write_file;
+    op.at = offset;
+    op.count = n;
+    op.buffers = &buffer;
+    op.buffer_count = 1;
+    platform::perform(op);
+    if (op.transferred != 0) mark_dirty(*e, offset, offset + op.transferred, op.failures_seen);
+  }
+  let_go(op);
+  return static_cast<std::size_t>(op.transferred);
+}
+
 std::size_t file_state::store(std::uint64_t offset, const void* bytes, std::size_t n,
                               failure& why) noexcept {
   if (options_.mode == access::read_only) {
@@ -471,6 +547,51 @@ std::size_t file_state::store(std::uint64_t offset, const void* bytes, std::size
     why = is_open() ? errc::flush_failed : errc::not_open;
     return 0;
   }
+  const std::size_t done = may_write_through_ && n != 0 ? store_or_write(offset, bytes, n, why)
+                                                        : store_mapped(offset, bytes, n, why);
+  if (why == no_failure && follows_policy()) [[unlikely]]
+    why = policy_due;
+  return done;
+}
+
+std::size_t file_state::store_or_write(std::uint64_t offset, const void* bytes, std::size_t n,
+                                       failure& why) noexcept {
+  bool stored = false;
+  std::size_t done = 0;
+  why = with_window(current_, closed_, offset, n, [&](extent& e) {
+    const bool was_stored = e.stored.all(offset, offset + n) && options_.writes != write_path::file;
+    if (!was_stored) [[unlikely]] {
+      if (options_.writes == write_path::file || !e.dirty.all(offset, offset + n) ||
+          !worth_storing(e, offset, n))
+        return no_failure;
+    }
+    stored = true;
+    const std::uint32_t failures = flushes_.failures();
+    done = platform::guarded_copy(e.base() + offset, bytes, n);
+    if (done == n) [[likely]] {
+      // The hint needs no second look: should a sync take it meanwhile, the next update goes
+      // through the file.
+      if (!was_stored) e.stored.mark(offset, offset + n);
+      mark_dirty(e, offset, offset + n, failures);
+      return no_failure;
+    }
+    if (done != 0) mark_stored(e, offset, offset + done, failures);
+    return store_fault(e, offset + done);
+  });
+  if (stored || why != no_failure) return done;
+  done = write_through(offset, bytes, n, why);
+  if (done == n || why != no_failure) return done;
+  if (options_.writes == write_path::file) {
+    why = errc::page_fault;
+    return done;
+  }
+  // A store finds out what is wrong.
+  return done +
+         store_mapped(offset + done, static_cast<const std::byte*>(bytes) + done, n - done, why);
+}
+
+std::size_t file_state::store_mapped(std::uint64_t offset, const void* bytes, std::size_t n,
+                                     failure& why) noexcept {
   std::size_t done = 0;
   why = with_window(current_, closed_, offset, n, [&](extent& e) {
     if (n == 0) return no_failure;
@@ -483,8 +604,6 @@ std::size_t file_state::store(std::uint64_t offset, const void* bytes, std::size
     if (done != 0) mark_stored(e, offset, offset + done, failures);
     return store_fault(e, offset + done);
   });
-  if (why == no_failure && follows_policy()) [[unlikely]]
-    why = policy_due;
   return done;
 }
 
@@ -765,10 +884,14 @@ extent* file_state::pin_for(operation& op) noexcept {
   return e;
 }
 
-bool file_state::store_at_once(operation& op) noexcept {
+bool file_state::store_at_once(operation& op, bool& worth) noexcept {
   bool stored = false;
   const failure why = with_window(current_, closed_, op.offset, op.length, [&](extent& e) {
-    if (!e.dirty.all(op.offset, op.offset + op.length)) return no_failure;
+    if (!e.stored.all(op.offset, op.offset + op.length)) {
+      worth =
+          e.dirty.all(op.offset, op.offset + op.length) && worth_storing(e, op.offset, op.length);
+      return no_failure;
+    }
     stored = true;
     stores_.fetch_add(1, std::memory_order_relaxed);
     const std::uint32_t failures = flushes_.failures();
@@ -789,6 +912,14 @@ bool file_state::store_at_once(operation& op) noexcept {
   return stored || why != no_failure;
 }
 
+void file_state::store_all(operation* op) noexcept {
+  failure why{};
+  for (std::size_t i = 0; i < op->buffer_count && why == no_failure; ++i)
+    op->transferred += op->file->store_mapped(op->offset + op->transferred, op->buffers[i].data(),
+                                              op->buffers[i].size(), why);
+  op->error = error_of(why);
+}
+
 bool file_state::start_update(operation& op) noexcept {
   if (options_.mode == access::read_only) {
     op.error = errc::read_only;
@@ -803,22 +934,16 @@ bool file_state::start_update(operation& op) noexcept {
     return true;
   }
   const bool is_private = options_.mode == access::copy_on_write;
+  bool worth = false;
   if (!is_private && options_.writes != write_path::file && op.length <= most_at_once &&
-      store_at_once(op))
+      store_at_once(op, worth))
     return end_update(op);
 
   if (pin_for(op) == nullptr || !use_file(op)) return true;
   if (is_private || options_.writes == write_path::mapped) {
     worker_stores_.fetch_add(1, std::memory_order_relaxed);
     op.what = call::work;
-    op.work = [](operation* self) noexcept {
-      failure why{};
-      for (std::size_t i = 0; i < self->buffer_count && !is_failure(why); ++i)
-        self->transferred +=
-            self->file->store(self->offset + self->transferred, self->buffers[i].data(),
-                              self->buffers[i].size(), why);
-      self->error = error_of(why);
-    };
+    op.work = store_all;
     op.done = [](operation* self) noexcept {
       if (self->dropped || self->file->end_update(*self)) finish(*self);
     };
@@ -831,6 +956,28 @@ bool file_state::start_update(operation& op) noexcept {
     page_faults_.fetch_add(1, std::memory_order_relaxed);
     op.error = errc::page_fault;
     return true;
+  }
+  if (worth) {
+    worker_stores_.fetch_add(1, std::memory_order_relaxed);
+    op.what = call::populate_write;
+    op.at = page_floor(op.offset);
+    op.count = op.offset + op.length - op.at;
+    op.address = op.range.owner()->base() + op.at;
+    op.work = store_all;
+    op.done = [](operation* self) noexcept {
+      if (self->what == call::populate_write && !self->dropped) {
+        if (self->error == std::errc::invalid_argument) {
+          // Before Linux 5.14 a worker stores, and takes the fault.
+          self->error = {};
+          self->what = call::work;
+          self->runner->submit(*self);
+          return;
+        }
+        if (!self->error) store_all(self);
+      }
+      if (self->dropped || self->file->end_update(*self)) finish(*self);
+    };
+    return submit(op);
   }
   file_writes_.fetch_add(1, std::memory_order_relaxed);
   op.failures_seen = flushes_.failures();
@@ -1196,7 +1343,10 @@ void file_state::resize_call_done(operation& op) noexcept {
     {
       std::lock_guard lock(mutex_);
       size_.store(op.length, std::memory_order_release);
-      if (extent* e = mapped()) e->dirty.clear(page_ceil(op.length), page_ceil(size));
+      if (extent* e = mapped()) {
+        e->stored.clear(page_ceil(op.length), page_ceil(size));
+        e->dirty.clear(page_ceil(op.length), page_ceil(size));
+      }
       flushes_.size_changed();
     }
     return end_resize(op, {});

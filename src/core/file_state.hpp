@@ -132,11 +132,21 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   bool submit(operation& op) noexcept;
   bool use_file(operation& op) noexcept;
   extent* pin_for(operation& op) noexcept;
-  bool store_at_once(operation& op) noexcept;
+  static void store_all(operation* op) noexcept;
+  bool store_at_once(operation& op, bool& worth) noexcept;
+  bool worth_storing(extent& e, std::uint64_t offset, std::uint64_t length) noexcept;
+  std::size_t store_or_write(std::uint64_t offset, const void* bytes, std::size_t n,
+                             failure& why) noexcept;
+  std::size_t write_through(std::uint64_t offset, const void* bytes, std::size_t n,
+                            failure& why) noexcept;
+  std::size_t store_mapped(std::uint64_t offset, const void* bytes, std::size_t n,
+                           failure& why) noexcept;
   void populate_next(operation& op) noexcept;
   failure store_fault(extent& e, std::uint64_t at) noexcept;
   [[gnu::always_inline]] inline void mark_stored(extent& e, std::uint64_t begin, std::uint64_t end,
                                                  std::uint32_t failures_seen) noexcept;
+  [[gnu::always_inline]] inline void mark_dirty(extent& e, std::uint64_t begin, std::uint64_t end,
+                                                std::uint32_t failures_seen) noexcept;
 
   std::error_code start_policy() noexcept;
   void stop_policy() noexcept;
@@ -161,6 +171,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   const open_options options_;
   const bool zeroes_tail_;
   const mapio::medium medium_;
+  const bool may_write_through_;  // blocking updates, too
   std::error_code directory_error_;
 
   shared_handle* file_;

@@ -61,6 +61,11 @@ void free_zeroed(void* memory, std::size_t bytes) noexcept;
 /// Tells whether every page of the range is in memory; never waits for the disk.
 std::error_code resident(const std::byte* address, std::uint64_t length, bool& all) noexcept;
 
+/// Counts the pages of the range whose part of the page cache is dirty, in units that the kernel
+/// tracks (whole folios); false where it does not tell.
+bool count_dirty(native_handle_type file, std::uint64_t offset, std::uint64_t length,
+                 std::uint64_t& pages) noexcept;
+
 /// Carries out op.what, blocking; sets error and transferred.
 void perform(operation& op) noexcept;
 

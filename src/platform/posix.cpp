@@ -268,13 +268,6 @@ void close(native_handle_type handle) noexcept {
   ::close(handle);
 }
 
-std::error_code file_size(native_handle_type file, std::uint64_t& size) noexcept {
-  struct stat status {};
-  if (::fstat(file, &status) != 0) return last_error();
-  size = static_cast<std::uint64_t>(status.st_size);
-  return {};
-}
-
 // --- memory
 // ----------------------------------------------------------------------------------------------------------------
 
@@ -384,6 +377,8 @@ void perform(operation& op) noexcept {
   }
   case call::populate:
     return posix::populate(op);
+  case call::populate_write:
+    return posix::populate_for_storing(op);
   case call::allocate:
     zero_to_page_end(op.address);
     return posix::allocate(op);

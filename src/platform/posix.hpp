@@ -25,6 +25,7 @@ int open_again(int file) noexcept;
 void sync(operation& op) noexcept;
 void start_writeback(operation& op) noexcept;
 void populate(operation& op) noexcept;
+void populate_for_storing(operation& op) noexcept;
 void allocate(operation& op) noexcept;
 
 }  // namespace detail::platform::posix

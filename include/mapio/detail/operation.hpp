@@ -65,6 +65,7 @@ enum class call : std::uint8_t {
   start_writeback,  // begin writing dirty pages
   announce,         // touch mtime, so that watchers see stores
   populate,         // fault pages in
+  populate_write,   // fault pages in for storing
   allocate,         // extend by allocated blocks
   truncate,         // set the size
 };
