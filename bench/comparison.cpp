@@ -40,6 +40,9 @@ std::string show_rate(double rate) {
   return print("%.2f M/s", rate / 1e6);
 }
 
+std::string show_bytes(double value) {
+  return print("%.1f KiB", value / 1024);
+}
 std::string show_number(double value) {
   return print("%.2f", value);
 }
@@ -127,6 +130,12 @@ void table::absolute(std::string what, double measured, double baseline,
   add(std::move(what), measured, baseline, show_time, show_ratio(measured / baseline),
       limit ? "at most " + show_time(limit->count()) : "",
       limit ? std::optional(measured <= limit->count()) : std::nullopt);
+}
+
+void table::bytes(std::string what, double measured, double baseline, std::optional<double> limit) {
+  add(std::move(what), measured, baseline, show_bytes, show_ratio(measured / baseline),
+      limit ? "at most " + show_bytes(*limit) : "",
+      limit ? std::optional(measured <= *limit) : std::nullopt);
 }
 
 bool table::ok() const {

@@ -60,6 +60,9 @@ class table {
   void absolute(std::string what, double measured, double baseline,
                 std::optional<nanoseconds> limit = {});
 
+  /// Holds a number of bytes against `limit` alone; the baseline is there for comparison.
+  void bytes(std::string what, double measured, double baseline, std::optional<double> limit = {});
+
   /// Tells whether every limit is kept.
   bool ok() const;
   bool empty() const { return lines_.empty(); }

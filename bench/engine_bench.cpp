@@ -1,18 +1,14 @@
 // What an awaited verb costs on each engine, beside the same system call on an asio::thread_pool.
 
 #include "comparison.hpp"
+#include "round_trips.hpp"
 
 #include <mapio/backend.hpp>
 #include <mapio/mapped_file.hpp>
 #include <mapio/mapping.hpp>
 #include <mapio/region.hpp>
 
-#include <asio/associated_executor.hpp>
-#include <asio/async_result.hpp>
-#include <asio/awaitable.hpp>
 #include <asio/buffer.hpp>
-#include <asio/co_spawn.hpp>
-#include <asio/executor_work_guard.hpp>
 #include <asio/io_context.hpp>
 #include <asio/post.hpp>
 #include <asio/thread_pool.hpp>
@@ -25,7 +21,6 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <filesystem>
 #include <memory>
 #include <numeric>
@@ -34,7 +29,6 @@
 #include <sstream>
 #include <string>
 #include <system_error>
-#include <utility>
 #include <vector>
 
 #include <fcntl.h>
@@ -43,6 +37,11 @@
 
 namespace {
 
+using bench::calls_on_pool;
+using bench::last_error;
+using bench::loop;
+using bench::on_pool;
+using bench::result_of;
 using mapio::backend_kind;
 using mapio::write_path;
 
@@ -59,13 +58,6 @@ constexpr int madvise_populate_read = 22;
 
 std::array<std::byte, record> bytes{};
 
-std::error_code last_error() {
-  return {errno, std::system_category()};
-}
-std::error_code result_of(int call) {
-  return call == 0 ? std::error_code() : last_error();
-}
-
 /// Makes a file whose every page is on the disk and in memory: a first write to a block would have
 /// more to do.
 void make_file(const std::filesystem::path& path, std::size_t size) {
@@ -74,75 +66,6 @@ void make_file(const std::filesystem::path& path, std::size_t size) {
   map.update_region(0, asio::buffer(content));
   map.flush();
 }
-
-/// What people write today: the call runs on a pool, and its result is posted back.
-template <class Call>
-asio::awaitable<void> on_pool(asio::thread_pool& pool, Call call) {
-  const auto initiate = [&pool](auto handler, Call c) {
-    asio::post(pool, [handler = std::move(handler), c = std::move(c)]() mutable {
-      const std::error_code result = c();
-      const auto executor = asio::get_associated_executor(handler);
-      asio::post(executor, [handler = std::move(handler), result]() mutable { handler(result); });
-    });
-  };
-  return asio::async_initiate<const asio::use_awaitable_t<>, void(std::error_code)>(
-      initiate, asio::use_awaitable, std::move(call));
-}
-
-/// Turns call(i), which returns an error_code, into a round trip over a pool that lives as long as
-/// the result.
-template <class Call>
-auto calls_on_pool(Call call) {
-  return [call, pool = std::make_shared<asio::thread_pool>(pool_threads)](std::size_t i) {
-    return on_pool(*pool, [call, i] { return call(i); });
-  };
-}
-
-/// A context that one thread runs.
-class loop {
- public:
-  explicit loop(backend_kind kind) { mapio::use_backend(io_, kind); }
-
-  mapio::mapped_file open(const std::filesystem::path& path,
-                          write_path writes = write_path::automatic) {
-    mapio::mapped_file file(io_);
-    const mapio::open_options how{
-        .mode = mapio::access::read_write, .writes = writes, .announce = false};
-    asio::co_spawn(io_, file.open(path, how, asio::use_awaitable), rethrow);
-    io_.restart();
-    io_.run();
-    return file;
-  }
-
-  /// Makes `count` round trips, `in_flight` at a time; once(i) starts one of coroutine i.
-  template <class Once>
-  void run(std::int64_t count, std::size_t in_flight, Once& once) {
-    left_ = count;
-    running_ = in_flight;
-    io_.restart();
-    // The context does not know of a call that is on the pool.
-    const auto work = asio::make_work_guard(io_);
-    for (std::size_t i = 0; i < in_flight; ++i)
-      asio::co_spawn(io_, repeat(once, i), rethrow);
-    io_.run();
-  }
-
- private:
-  static void rethrow(const std::exception_ptr& failure) {
-    if (failure) std::rethrow_exception(failure);
-  }
-
-  template <class Once>
-  asio::awaitable<void> repeat(Once& once, std::size_t i) {
-    while (left_-- > 0)
-      co_await once(i);
-    if (--running_ == 0) io_.stop();
-  }
-
-  asio::io_context io_{1};
-  std::int64_t left_ = 0;
-  std::size_t running_ = 0;
-};
 
 /// Measures the round trips that make(loop) returns.
 template <class Make>
@@ -197,13 +120,13 @@ void add_resident(const std::filesystem::path& path, std::size_t in_flight) {
   add(title("prefetch of a resident page", baseline, in_flight), backend_kind::thread_pool,
       in_flight, [path](loop& l) {
         auto file = l.open(path);
-        return calls_on_pool([all = file.map().view(0, file.size())](std::size_t i) {
+        return calls_on_pool(pool_threads, [all = file.map().view(0, file.size())](std::size_t i) {
           return result_of(::madvise(address_of(all, i), page, madvise_populate_read));
         });
       });
   add(title("write of 64 B", baseline, in_flight), backend_kind::thread_pool, in_flight,
       [path](loop& l) {
-        return calls_on_pool([file = l.open(path)](std::size_t i) {
+        return calls_on_pool(pool_threads, [file = l.open(path)](std::size_t i) {
           const auto at = static_cast<off_t>(i * page);
           return ::pwrite(file.native_handle(), bytes.data(), record, at) < 0 ? last_error()
                                                                               : std::error_code();
@@ -287,7 +210,7 @@ void add_flush(const std::vector<std::filesystem::path>& paths, std::size_t in_f
           maps.push_back(file.map());
           regions.push_back(maps.back().view(0, page));
         }
-        auto sync = calls_on_pool([regions](std::size_t i) {
+        auto sync = calls_on_pool(pool_threads, [regions](std::size_t i) {
           return result_of(::msync(address_of(regions[i], 0), page, MS_SYNC));
         });
         return [maps, sync](std::size_t i) mutable {
