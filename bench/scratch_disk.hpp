@@ -16,7 +16,7 @@ struct no_scratch_disk : std::runtime_error {
 /// A file system of one's own on a loop device, so that what is written to the device is known to
 /// the byte. For root on Linux.
 ///
-/// Nothing is left behind even by a process that is killed, but for an empty directory: the file
+/// Nothing is left behind even by a process that is killed, but for empty directories: the file
 /// below the device has no name any more, the device goes with the mount, and the mount with the
 /// mount namespace of this process, which nobody else sees.
 class scratch_disk {
