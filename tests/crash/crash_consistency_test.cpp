@@ -7,80 +7,21 @@
 #include "file_systems.hpp"
 #include "file_workload.hpp"
 #include "logged_device.hpp"
+#include "test_disk.hpp"
 
 #include <mapio/backend.hpp>
 
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <iostream>
 #include <memory>
-#include <ostream>
 #include <string>
-#include <vector>
-
-#include <fcntl.h>
-#include <unistd.h>
 
 namespace {
 
 using namespace crash;
-
-std::uint64_t seed() {
-  return setting("MAPIO_CRASH_SEED", 20240611);
-}
-
-// A test file system with a folder whose name is durable.
-class disk {
- public:
-  explicit disk(fs_type type)
-      : type_(type), device_(make_file_system(type)),
-        mount_(std::in_place, device_.file(), type, new_folder("disk")) {
-    folder_ = mount_->path() / "work";
-    fs::create_directory(folder_);
-    const auto root = support::open_fd(mount_->path(), O_RDONLY | O_DIRECTORY);
-    if (::syncfs(root.get()) != 0) throw std::system_error(errno, std::system_category(), "syncfs");
-  }
-
-  const logged_device& device() const noexcept { return device_; }
-  const fs::path& folder() const noexcept { return folder_; }
-  recording finish() {
-    mount_.reset();
-    return device_.so_far();
-  }
-
- private:
-  fs_type type_;
-  logged_device device_;
-  std::optional<mounted> mount_;
-  fs::path folder_;
-};
-
-class stopwatch {
- public:
-  double seconds() const {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
-
-void report(const std::string& what, const recording& log, const replay_result& r, double recorded,
-            double replayed) {
-  std::size_t counts[4] = {};
-  for (const recording::entry& e : log.entries())
-    ++counts[static_cast<std::size_t>(e.kind)];
-  std::cout << what << ": " << r.states << " states, " << r.lost << " lost";
-  if (r.unmountable != 0) std::cout << " (" << r.unmountable << " cannot be mounted)";
-  std::cout << "; log: " << counts[1] << " writes, " << counts[2] << " flushes, " << counts[3]
-            << " marks; " << r.writes_at_stake << " writes were on their way; recorded in "
-            << recorded << " s, replayed in " << replayed << " s\n";
-  for (const std::string& p : r.problems)
-    std::cout << "  " << p << "\n";
-}
 
 // Records a workload on files, and replays it.
 replay_result crash_files(fs_type type, const file_workload& work, std::size_t states,
