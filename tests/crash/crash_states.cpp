@@ -36,15 +36,20 @@ std::vector<crash_point> pick_points(const recording& log, std::size_t begin, st
                                      std::size_t count, std::uint64_t seed) {
   std::mt19937_64 random(seed);
   std::vector<std::size_t> marks;
-  for (std::size_t i = begin; i < end; ++i)
+  std::vector<std::size_t> flushes;
+  for (std::size_t i = begin; i < end; ++i) {
     if (log.entries()[i].kind == entry_kind::mark) marks.push_back(i);
+    if (log.entries()[i].kind == entry_kind::flush) flushes.push_back(i);
+  }
   std::vector<crash_point> points(count);
   for (crash_point& p : points) {
     p.seed = random();
-    // The moment right after an acknowledgement is the hardest, and any other may be, too.
-    p.cut = !marks.empty() && random() % 2 == 0
-                ? marks[random() % marks.size()] + 1
-                : begin + random() % std::max<std::size_t>(1, end - begin) + 1;
+    p.cut = begin + 1 + random() % std::max<std::size_t>(1, end - begin);
+    // Right after an acknowledgement it must hold already; right before a flush the most writes are
+    // on their way. Any other moment may be the bad one, too.
+    const auto kind = random() % 3;
+    if (kind == 0 && !marks.empty()) p.cut = marks[random() % marks.size()] + 1;
+    if (kind == 1 && !flushes.empty()) p.cut = flushes[random() % flushes.size()];
   }
   std::sort(points.begin(), points.end(),
             [](const crash_point& a, const crash_point& b) { return a.cut < b.cut; });
@@ -89,11 +94,10 @@ void state_builder::settle(std::size_t end) {
   }
 }
 
-memory_file state_builder::build(const crash_point& point) {
-  std::size_t flushed = settled_;
-  for (; scanned_ < point.cut; ++scanned_)
-    if (log_.entries()[scanned_].kind == entry_kind::flush) flushed = scanned_ + 1;
-  settle(flushed);
+memory_file state_builder::build_durable(std::size_t cut) {
+  for (; scanned_ < cut; ++scanned_)
+    if (log_.entries()[scanned_].kind == entry_kind::flush) flushed_ = scanned_ + 1;
+  settle(flushed_);
 
   memory_file state(log_.base().size());
   for (std::size_t b = 0; b < is_written_.size();) {
@@ -109,9 +113,13 @@ memory_file state_builder::build(const crash_point& point) {
     write_at(state.fd(), durable_ + b * block, length, b * block);
     b = end;
   }
+  return state;
+}
 
+memory_file state_builder::build(const crash_point& point) {
+  memory_file state = build_durable(point.cut);
   std::mt19937_64 random(point.seed);
-  for (std::size_t i = flushed; i < point.cut; ++i) {
+  for (std::size_t i = flushed_; i < point.cut; ++i) {
     const recording::entry& e = log_.entries()[i];
     if (e.kind != entry_kind::write) continue;
     ++writes_at_stake_;

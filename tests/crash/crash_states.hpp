@@ -38,6 +38,8 @@ class state_builder {
   ~state_builder();
 
   memory_file build(const crash_point& point);
+  /// Without anything that was on its way.
+  memory_file build_durable(std::size_t cut);
   /// Writes that were on their way, in all states so far.
   std::uint64_t writes_at_stake() const noexcept { return writes_at_stake_; }
 
@@ -49,6 +51,7 @@ class state_builder {
   std::vector<bool> is_written_;  // its blocks
   std::size_t settled_ = 0;       // entries that are in it
   std::size_t scanned_ = 0;
+  std::size_t flushed_ = 0;  // entries up to the last flush of those scanned
   std::uint64_t writes_at_stake_ = 0;
 };
 

@@ -87,7 +87,11 @@ class expectations {
  private:
   struct file {
     bool exists = false;
-    std::vector<std::uint64_t> sizes;     // it has one of these; empty: any
+    // The size that was acknowledged, and what resizes since may make of it. A file system may go
+    // from one to the other in steps: xfs writes the last page out before it logs the new size, and
+    // logs the end of that page then.
+    std::uint64_t smallest = 0;
+    std::uint64_t largest = ~std::uint64_t{0};
     std::vector<std::uint32_t> at_least;  // version of a word; 0: it may never have been written
     std::vector<std::uint32_t> above;     // version that a word must not have any more, if not zero
   };

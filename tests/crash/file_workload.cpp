@@ -146,6 +146,7 @@ class stage {
   mapio::open_options creating(std::uint64_t size, random_engine& random) const;
 
   asio::awaitable<void> flush(mapio::mapped_file& file, tracked_file& t);
+  asio::awaitable<void> make_durable_for_control(mapio::mapped_file& file);
   asio::awaitable<void> flush_range(mapio::mapped_file& file, tracked_file& t, std::uint64_t begin,
                                     std::uint64_t end);
   asio::awaitable<void> update(mapio::mapped_file& file, tracked_file& t, std::uint64_t begin,
@@ -194,6 +195,11 @@ asio::awaitable<void> stage::flush(mapio::mapped_file& file, tracked_file& t) {
   else if (what_.sync == promise::started)
     co_await file.flush(mapio::durability::started, use_awaitable);
   t.keep(std::move(e));
+}
+
+// A control is to lose content and sizes, which is harder than to lose a name.
+asio::awaitable<void> stage::make_durable_for_control(mapio::mapped_file& file) {
+  if (what_.sync != promise::flush) co_await file.flush(use_awaitable);
 }
 
 asio::awaitable<void> stage::flush_range(mapio::mapped_file& file, tracked_file& t,
@@ -277,6 +283,7 @@ asio::awaitable<void> stage::resize(std::size_t actor) {
   mapio::mapped_file file(co_await asio::this_coro::executor);
   const std::uint64_t first = page * (random() % 8);
   co_await file.open(folder_ / t.name(), creating(first, random), use_awaitable);
+  co_await make_durable_for_control(file);
   t.has_size(first);
   for (std::size_t round = 0; round < what_.rounds; ++round) {
     for (auto n = random() % 2 + 1; n != 0; --n) {
@@ -306,6 +313,7 @@ asio::awaitable<void> stage::create(std::size_t actor) {
     const std::uint64_t pages = random() % 6 + 1;
     mapio::mapped_file file(co_await asio::this_coro::executor);
     co_await file.open(folder_ / t.name(), creating(pages * page, random), use_awaitable);
+    co_await make_durable_for_control(file);
     t.has_size(pages * page);
     for (auto n = random() % 3; n != 0; --n) {
       if (random() % 4 != 0) co_await update_some(file, t, pages, random);
@@ -355,6 +363,7 @@ asio::awaitable<void> stage::start(asio::io_context& io) {
   options.writes = mapio::write_path::automatic;
   mapio::mapped_file file(io);
   co_await file.open(folder_ / shared_.name(), options, use_awaitable);
+  co_await make_durable_for_control(file);
   shared_.has_size(shared_pages * page);
 
   const auto begin = [&](asio::awaitable<void> actor) {
