@@ -97,6 +97,6 @@ TEST_P(crash_consistency, controls_without_a_sync_lose) {
 }
 
 INSTANTIATE_TEST_SUITE_P(on, crash_consistency, testing::Values(fs_type::ext4, fs_type::xfs),
-                         [](const auto& test) { return std::string(name_of(test.param)); });
+                         testing::PrintToStringParamName());
 
 }  // namespace

@@ -181,11 +181,12 @@ class patient {
   }
 
   // What the file holds if power goes at a mark.
-  std::string after_power_loss(const recording& log, std::uint64_t mark) {
+  std::string after_power_loss(const recording& log, std::uint64_t mark,
+                               const char* name = file_name) {
     state_builder builder(log);
     const memory_file state = builder.build_durable(log.after_mark(mark));
     const mounted m(state.fd(), type_, new_folder("after"), mounted::mode::read_only);
-    return support::read_file(m.path() / disk::folder_name / file_name);
+    return support::read_file(m.path() / disk::folder_name / name);
   }
 
  private:
@@ -445,7 +446,46 @@ TEST_P(failing_write, of_pages_that_nobody_flushed_yet_is_not_forgotten) {
   }
 }
 
+// Pages of a file that was written in one piece share a folio, which is written back as a
+// whole: if that fails, the neighbours are lost with the page that was to be flushed.
+TEST_P(failing_write, takes_the_neighbours_in_the_folio_along) {
+  patient p(GetParam(), mapio::backend_kind::thread_pool);
+  std::string version_0;
+  for (std::size_t n = 0; n < pages; ++n)
+    version_0 += page_of(n, 0);
+  const fs::path path = p.file().path().parent_path() / "one-piece";
+  {
+    const auto fd = support::open_fd(path, O_WRONLY | O_CREAT);
+    ASSERT_EQ(::pwrite(fd.get(), version_0.data(), version_0.size(), 0),
+              static_cast<ssize_t>(version_0.size()));
+  }
+
+  mapio::mapping m(path, support::read_write());
+  m.flush();
+  for (std::size_t n = 0; n < pages; ++n)
+    m.update_region(n * page, asio::buffer(page_of(n, 1)));
+  p.device().fail_writes(logged_device::forever);
+  std::error_code error;
+  m.flush_range(0, page, error);
+  EXPECT_TRUE(error);
+  p.device().heal();
+  m.clear_flush_error();
+  std::vector<std::error_code> forgiven(pages);
+  for (std::size_t n = 0; n < pages; ++n)
+    m.flush_range(n * page, page, forgiven[n]);
+  p.device().mark(1);
+  EXPECT_EQ(forgiven[0], mapio::errc::flush_failed);
+
+  m.close();
+  const recording log = p.finish();
+  const std::string then = p.after_power_loss(log, 1, "one-piece");
+  std::size_t lies = 0;
+  for (std::size_t n = 0; n < pages; ++n)
+    lies += !forgiven[n] && !holds(then, n, 1) ? 1U : 0U;
+  EXPECT_EQ(lies, 0U) << "pages were called durable, and are not";
+}
+
 INSTANTIATE_TEST_SUITE_P(on, failing_write, testing::Values(fs_type::ext4, fs_type::xfs),
-                         [](const auto& test) { return std::string(name_of(test.param)); });
+                         testing::PrintToStringParamName());
 
 }  // namespace

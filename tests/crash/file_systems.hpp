@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <ostream>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -26,6 +27,10 @@ enum class fs_type { ext4, xfs };
 
 inline const char* name_of(fs_type type) {
   return type == fs_type::ext4 ? "ext4" : "xfs";
+}
+
+inline std::ostream& operator<<(std::ostream& out, fs_type type) {
+  return out << name_of(type);
 }
 
 /// A file without a name, in memory.

@@ -94,6 +94,6 @@ TEST_P(ingestd_crash, hasty_control_loses) {
 }
 
 INSTANTIATE_TEST_SUITE_P(on, ingestd_crash, testing::Values(fs_type::ext4, fs_type::xfs),
-                         [](const auto& test) { return std::string(name_of(test.param)); });
+                         testing::PrintToStringParamName());
 
 }  // namespace
