@@ -1,14 +1,18 @@
 // A disk as a file, by FUSE: what is written to it and when it is flushed goes into a log, and it
 // fails when it is told to.
 //
-//   crash_device FOLDER DISK LOG READY
+//   crash_device FOLDER DISK LOG READY OUTSIDE
 //
-// FOLDER is where the file appears. DISK, LOG and READY are inherited descriptors: the content, the
-// log to append to, and a pipe into which one byte goes once the file is there.
+// FOLDER is where the file appears. The others are inherited descriptors: the content, the log to
+// append to, a pipe into which one byte goes once the file is there, and the namespace of mounts to
+// stay in.
 //
 // One thread serves one request after the other. A write is in the log and in the content before it
 // is answered, so whoever sees an answer finds everything in front of it in the log. This is what
 // lets a mark prove that an acknowledgement came after what is logged in front of it.
+//
+// It leaves the namespace in which its file is mounted: the last process there unmounts what is
+// left, and must not be the one that serves what is unmounted.
 //
 // A process of its own and not a thread of the test: a process that ends cannot wait for a file
 // system that waits for one of its threads.
@@ -29,6 +33,7 @@
 #include <string_view>
 #include <vector>
 
+#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -203,7 +208,7 @@ void on_flush(fuse_req_t request, fuse_ino_t, fuse_file_info*) {
   fuse_reply_err(request, 0);  // somebody closes the file, which means nothing to a disk
 }
 
-int serve(const char* folder, device& d, int ready) {
+int serve(const char* folder, device& d, int ready, int outside) {
   fuse_lowlevel_ops operations{};
   operations.init = on_init;
   operations.lookup = on_lookup;
@@ -224,7 +229,9 @@ int serve(const char* folder, device& d, int ready) {
   if (session == nullptr) return 1;
   int status = 1;
   if (fuse_session_mount(session, folder) == 0) {
-    status = ::write(ready, "r", 1) == 1 && fuse_session_loop(session) == 0 ? 0 : 1;
+    const bool left = ::setns(outside, CLONE_NEWNS) == 0;
+    ::close(outside);
+    if (left && ::write(ready, "r", 1) == 1 && fuse_session_loop(session) == 0) status = 0;
     fuse_session_unmount(session);
   }
   fuse_session_destroy(session);
@@ -234,8 +241,8 @@ int serve(const char* folder, device& d, int ready) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 5) {
-    std::fputs("usage: crash_device FOLDER DISK LOG READY\n", stderr);
+  if (argc != 6) {
+    std::fputs("usage: crash_device FOLDER DISK LOG READY OUTSIDE\n", stderr);
     return 2;
   }
   // When the test is killed, whoever waits for this disk must not wait forever: with this process
@@ -255,5 +262,5 @@ int main(int argc, char** argv) {
     return 1;
   }
   d.size = status.st_size;
-  return serve(argv[1], d, std::atoi(argv[4]));
+  return serve(argv[1], d, std::atoi(argv[4]), std::atoi(argv[5]));
 }

@@ -63,6 +63,7 @@ class private_workspace {
  public:
   private_workspace() {
     if (::geteuid() != 0) throw unavailable("mounting needs root");
+    outside_ = support::open_fd("/proc/self/ns/mnt", O_RDONLY);
     if (::unshare(CLONE_NEWNS) != 0) refuse_or_fail("a mount namespace (unshare)");
     if (::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0)
       refuse_or_fail("private mounts (mount)");
@@ -79,18 +80,28 @@ class private_workspace {
   }
 
   const fs::path& path() const { return folder_->path(); }
+  int outside() const { return outside_.get(); }
 
  private:
+  support::unique_fd outside_;
   std::optional<support::temp_dir> folder_;
 };
+
+// Of the thread that comes first, and of the threads and processes that it starts later: the main
+// thread, in the first test.
+const private_workspace& the_workspace() {
+  static const private_workspace only;
+  return only;
+}
 
 }  // namespace
 
 const fs::path& workspace() {
-  // Of the thread that comes first, and of the threads and processes that it starts later: the
-  // main thread, in the first test.
-  static const private_workspace only;
-  return only.path();
+  return the_workspace().path();
+}
+
+int outer_namespace() {
+  return the_workspace().outside();
 }
 
 fs::path new_folder(const std::string& name) {

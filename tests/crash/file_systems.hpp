@@ -54,6 +54,9 @@ class memory_file {
 /// @throws unavailable
 const fs::path& workspace();
 
+/// The namespace of mounts in which this process was before.
+int outer_namespace();
+
 /// Makes an empty folder in the workspace.
 fs::path new_folder(const std::string& name);
 

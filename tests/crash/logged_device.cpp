@@ -69,10 +69,11 @@ logged_device::logged_device(const memory_file& image)
   support::unique_fd ready_begin(ready[1]);
 
   // Everything that allocates comes before the fork.
-  const int inherited[] = {content_.fd(), log_.fd(), ready_begin.get()};
+  const int inherited[] = {content_.fd(), log_.fd(), ready_begin.get(), outer_namespace()};
   const std::string disk = std::to_string(inherited[0]);
   const std::string log = std::to_string(inherited[1]);
   const std::string pipe = std::to_string(inherited[2]);
+  const std::string outside = std::to_string(inherited[3]);
   const pid_t parent = ::getpid();
   server_ = ::fork();
   if (server_ < 0) fail("fork");
@@ -82,7 +83,7 @@ logged_device::logged_device(const memory_file& image)
     for (const int fd : inherited)
       ::fcntl(fd, F_SETFD, 0);
     ::execl(CRASH_DEVICE_PATH, "crash_device", folder_.c_str(), disk.c_str(), log.c_str(),
-            pipe.c_str(), static_cast<char*>(nullptr));
+            pipe.c_str(), outside.c_str(), static_cast<char*>(nullptr));
     ::_exit(127);
   }
   ready_begin.reset();
