@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <exception>
@@ -25,6 +26,9 @@
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 namespace crash {
 
@@ -39,6 +43,7 @@ constexpr std::size_t sharers = 28;  // coroutines
 constexpr std::size_t blockers = 3;  // threads
 constexpr std::size_t resizers = 4;  // coroutines
 constexpr std::size_t creators = 3;  // coroutines
+constexpr std::size_t finders = 1;   // coroutines
 constexpr std::size_t loafers = 1;   // coroutines that never flush
 
 /// Knows what was written to a file, so as to say what a flush makes durable.
@@ -159,6 +164,7 @@ class stage {
   asio::awaitable<void> loaf(mapio::mapped_file file, std::size_t actor);
   asio::awaitable<void> resize(std::size_t actor);
   asio::awaitable<void> create(std::size_t actor);
+  asio::awaitable<void> find(std::size_t actor);
   void block(mapio::mapping m, std::size_t actor);
 
   // Pages of the shared file belong to one actor each: overlapping updates would be a race.
@@ -328,6 +334,39 @@ asio::awaitable<void> stage::create(std::size_t actor) {
   }
 }
 
+// A file that somebody else wrote, synced and renamed is as durable as can be, under its old name.
+asio::awaitable<void> stage::find(std::size_t actor) {
+  random_engine random = random_of(actor);
+  for (std::size_t round = 0; round < what_.rounds / 2; ++round) {
+    tracked_file t(book_, "found-" + std::to_string(actor) + "-" + std::to_string(round));
+    const std::uint64_t words = words_per_page * (random() % 3 + 1);
+    std::uint32_t version = 0;
+    const auto content = t.next_content(0, words, version);
+    const std::filesystem::path before = folder_ / "not-found";
+    {
+      const auto fd = support::open_fd(before, O_WRONLY | O_CREAT | O_TRUNC);
+      const std::size_t bytes = content.size() * word_size;
+      if (::pwrite(fd.get(), content.data(), bytes, 0) != static_cast<ssize_t>(bytes) ||
+          ::fsync(fd.get()) != 0)
+        throw std::system_error(errno, std::system_category(), before.string());
+    }
+    std::filesystem::rename(before, folder_ / t.name());
+
+    mapio::open_options options;
+    options.mode = mapio::access::read_write;
+    options.create = mapio::disposition::open_or_create;
+    mapio::mapped_file file(co_await asio::this_coro::executor);
+    co_await file.open(folder_ / t.name(), options, use_awaitable);
+    t.has_size(words * word_size);
+    t.written(0, words, version);
+    if (random() % 2 == 0)
+      co_await flush(file, t);
+    else
+      co_await flush_range(file, t, 0, words_per_page);
+    co_await file.close(use_awaitable);
+  }
+}
+
 void stage::block(mapio::mapping m, std::size_t actor) {
   random_engine random = random_of(actor);
   for (std::size_t round = 0; round < what_.rounds; ++round) {
@@ -375,6 +414,11 @@ asio::awaitable<void> stage::start(asio::io_context& io) {
     });
   };
   std::size_t actor = 0;
+  if (what_.only_names) {
+    begin(create(actor++));
+    begin(find(actor++));
+    co_return;
+  }
   for (std::size_t i = 0; i < sharers; ++i)
     begin(share(file, actor++));
   for (std::size_t i = 0; i < loafers; ++i)
@@ -392,6 +436,8 @@ asio::awaitable<void> stage::start(asio::io_context& io) {
     begin(resize(actor++));
   for (std::size_t i = 0; i < creators; ++i)
     begin(create(actor++));
+  for (std::size_t i = 0; i < finders; ++i)
+    begin(find(actor++));
 }
 
 void stage::run() {

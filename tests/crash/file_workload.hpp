@@ -25,12 +25,15 @@ struct file_workload {
   promise sync = promise::flush;
   std::uint64_t seed = 0;
   std::size_t rounds = 30;  ///< Of each actor.
+  /// Only those who create and find files. The others commit the journal all the time, which makes
+  /// names durable that nobody has synced.
+  bool only_names = false;
 
   /// Runs it in an empty folder whose name is durable.
   ///
   /// Many coroutines update pages of one file and flush ranges or all of it, beside threads that
   /// do the same with blocking calls; others grow and shrink files of their own, and others create
-  /// files; some writes are never flushed.
+  /// files, or find files whose names are not durable yet; some writes are never flushed.
   void run(const std::filesystem::path& folder, ledger& book) const;
 };
 
