@@ -162,6 +162,9 @@ class patient {
         v.error = error;
         ++done;
       };
+      // Stored again, page 0 is no part of the sync under way: this one has to wait for the next.
+      if (std::error_code ignored; which == lanes::whole)
+        map().update_region(0, asio::buffer(page_of(0, 1)), ignored);
       if (verdicts[i].page_number == pages)
         file_->flush(finish);
       else
@@ -317,7 +320,7 @@ void failing_batch::fail(lanes which) {
   p.device().mark(2);
   const auto refused =
       std::count(forgiven.begin(), forgiven.end(), make_error_code(mapio::errc::flush_failed));
-  EXPECT_GE(refused, which == lanes::whole ? static_cast<std::ptrdiff_t>(pages) : 1);
+  EXPECT_GE(refused, which == lanes::whole ? static_cast<std::ptrdiff_t>(pages) - 1 : 1);
   p.map().clear_flush_error();
 
   // Written again, it may be flushed again. A file system that gave up may refuse, but not lie.
