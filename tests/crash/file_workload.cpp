@@ -434,6 +434,9 @@ asio::awaitable<void> stage::start(asio::io_context& io) {
     });
   for (std::size_t i = 0; i < resizers; ++i)
     begin(resize(actor++));
+  // These sync for real, whatever the promise, and a flush of the disk is for everybody: a control
+  // with them would keep what it is to lose.
+  if (what_.sync != promise::flush) co_return;
   for (std::size_t i = 0; i < creators; ++i)
     begin(create(actor++));
   for (std::size_t i = 0; i < finders; ++i)

@@ -40,7 +40,7 @@ class disk {
   static constexpr const char* folder_name = "work";
 
   explicit disk(fs_type type)
-      : type_(type), device_(make_file_system(type)),
+      : device_(make_file_system(type)),
         mount_(std::in_place, device_.file(), type, new_folder("disk")) {
     folder_ = mount_->path() / folder_name;
     fs::create_directory(folder_);
@@ -58,7 +58,6 @@ class disk {
   }
 
  private:
-  fs_type type_;
   logged_device device_;
   std::optional<mounted> mount_;
   fs::path folder_;
