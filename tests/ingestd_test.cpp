@@ -10,6 +10,7 @@
 #include "record.hpp"
 #include "verify.hpp"
 
+#include "faults/loop_disk.hpp"
 #include "faults/private_mount.hpp"
 
 #include <gtest/gtest.h>
@@ -980,6 +981,102 @@ TEST_F(ingestd_recovery, says_what_it_found) {
   }
   const ingestd_process d(directory_.path(), arguments());
   EXPECT_NE(d.log().find("recovered 3 records of 1 clients"), std::string::npos) << d.log();
+}
+
+// --- segments that cannot be read
+// -----------------------------------------------------------------
+
+class ingestd_unreadable : public ingestd_recovery {
+ protected:
+  /// Stores some hundred KB in the first segment, and returns its path.
+  fs::path fill(const fs::path& data) const {
+    ingestd_process d(data, small_segments());
+    wire w(d, "c");
+    for (std::uint64_t i = 1; i <= 80; ++i)
+      w.record(i, std::string(10000, 'x'));
+    w.wait_for_ack(80);
+    EXPECT_TRUE(d.terminate().ok()) << d.log();
+    return data / ingestd::segment_name(1);
+  }
+
+  template <class Reader>
+  static void expect_error_that_names(const fs::path& path, Reader read) {
+    try {
+      read();
+      ADD_FAILURE() << "no error";
+    } catch (const std::system_error& e) {
+      EXPECT_NE(std::string(e.what()).find(path.string()), std::string::npos) << e.what();
+    }
+  }
+};
+
+TEST_F(ingestd_unreadable, that_are_cut_meanwhile_are_an_error) {
+  const fs::path segment = fill(directory_.path());
+  // In the middle of a page and between two; in the log, and in the zeros behind it.
+  for (const std::uint64_t size : {600'001U, 614'400U, 1'000'001U}) {
+    SCOPED_TRACE(size);
+    const temp_dir other;
+    copy(other.path());
+    const fs::path cut = other / segment.filename().string();
+    ingestd::log_reader reader(other.path());
+    ASSERT_NE(reader.next(), nullptr);
+    support::truncate_file(cut, size);
+    expect_error_that_names(cut, [&] {
+      while (reader.next() != nullptr) {
+      }
+    });
+  }
+  const temp_dir other;
+  copy(other.path());
+  ingestd::log_reader reader(other.path());
+  support::truncate_file(other / segment.filename().string(), 50);
+  expect_error_that_names(other / segment.filename().string(), [&] { reader.next(); });
+}
+
+TEST_F(ingestd_unreadable, that_are_cut_below_a_tail_end_the_tail_alone) {
+  const words tiny = {"--segment-size", "64K", "--max-record", "16K"};
+  ingestd_process d(directory_.path(), tiny);
+  wire w(d, "c");
+  for (std::uint64_t i = 1; i <= 60; ++i)
+    w.record(i, std::string(10000, 'x'));
+  w.wait_for_ack(60);
+  support::truncate_file(directory_ / ingestd::segment_name(1), 8192);
+  wire tail(d);
+  tail.send("TAIL 0\n");
+  const words answers = tail.lines_to_the_end();
+  ASSERT_FALSE(answers.empty());
+  EXPECT_TRUE(is_error(answers.back())) << answers.back().substr(0, 100);
+  w.record(61, "undisturbed");
+  w.wait_for_ack(61);
+}
+
+TEST_F(ingestd_unreadable, because_of_the_disk_are_an_error_and_nothing_is_changed) {
+  const fs::path disk = directory_ / "disk";
+  const fs::path image = directory_ / "image";
+  fs::create_directory(disk);
+  bool cut = false;
+  const bool mounted = faults::on_loop_disk(image, disk, 48 << 20, [&] {
+    const fs::path segment = fill(disk / "data");
+    fs::remove(disk / "data" / ingestd::segment_name(2));
+    cut = faults::cut_disk_under(image, segment, 400 << 10);
+    if (!cut) return;
+    support::write_file(directory_ / "text", "line\n");
+    const finished check(
+        {INGEST_PATH, "--verify", (disk / "data").string(), (directory_ / "text").string()});
+    EXPECT_TRUE(check.end.exited_with(1)) << check.end << check.err;
+    EXPECT_NE(check.err.find(segment.string() + ": cannot be read"), std::string::npos)
+        << check.err;
+
+    // Last, since what it writes may make the image longer again, with zeros.
+    const finished start(ingestd_command(disk / "data", small_segments(), "127.0.0.1:0"));
+    EXPECT_TRUE(start.end.exited_with(1)) << start.end << start.err;
+    EXPECT_EQ(start.out, "");
+    EXPECT_NE(start.err.find(segment.string() + ": cannot be read"), std::string::npos)
+        << start.err;
+    EXPECT_EQ(start.err.find("torn tail"), std::string::npos) << start.err;
+    EXPECT_EQ(fs::file_size(segment), std::uint64_t{1} << 20);
+  });
+  if (!mounted || !cut) GTEST_SKIP() << "that takes root and a loop device";
 }
 
 // =================================================================================================

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstring>
 #include <limits>
-#include <span>
+#include <system_error>
 #include <utility>
+
+#include <asio/buffer.hpp>
 
 #include <fmt/format.h>
 
@@ -13,7 +16,8 @@ namespace {
 
 constexpr std::string_view segment_suffix = ".segment";
 constexpr std::uint64_t no_limit = std::numeric_limits<std::uint64_t>::max();
-constexpr std::uint64_t fetch_size = std::uint64_t{8} << 20;
+constexpr std::uint64_t first_piece = std::uint64_t{128} << 10;
+constexpr std::uint64_t largest_piece = std::uint64_t{8} << 20;
 
 std::optional<std::uint32_t> number_of(const std::filesystem::path& path) {
   const std::string name = path.filename().string();
@@ -27,32 +31,29 @@ std::optional<std::uint32_t> number_of(const std::filesystem::path& path) {
   return number;
 }
 
-std::span<const std::byte> bytes_from(const mapio::region& region, std::uint64_t position) {
-  const std::size_t start =
-      std::min<std::size_t>(region.size(), static_cast<std::size_t>(position));
-  return region.bytes().subspan(start);
+[[noreturn]] void was_cut(const std::filesystem::path& path, std::uint64_t size) {
+  throw std::system_error(
+      std::make_error_code(std::errc::io_error),
+      fmt::format("{}: somebody cut it to {} bytes while it was read", path.string(), size));
 }
 
 void look_at(segment_info& info) {
   if (info.file_size == 0) return;
-  mapio::mapping file(info.path);
-  const mapio::region region = file.view(0, info.file_size);
-  const decoded_segment_header header = decode_segment_header(region.bytes());
+  segment_bytes file(info.path);
+  info.file_size = file.size();
+  const decoded_segment_header header = decode_segment_header(file.read(0, segment_header_size));
   if (header.state != record_state::whole || header.content.number != info.number) {
-    if (!all_zero(bytes_from(region, segment_header_size)))
-      info.state = segment_state::header_damaged;
+    if (!file.zero_from(segment_header_size)) info.state = segment_state::header_damaged;
     return;
   }
   info.salt = header.content.salt;
-  const decoded_record start = decode_record(bytes_from(region, segment_header_size),
+  const decoded_record start = decode_record(file.record_at(segment_header_size),
                                              checksum_seed(info.salt, segment_header_size));
   if (start.state == record_state::whole && start.content.type == record_type::segment_start) {
     info.state = segment_state::started;
     info.base = start.content.sequence;
-  } else {
-    std::error_code ignored;  // reading ahead is only faster
-    if (start.state == record_state::end) file.prefetch(ignored);
-    if (!all_zero(bytes_from(region, segment_header_size))) info.state = segment_state::headless;
+  } else if (!file.zero_from(segment_header_size)) {
+    info.state = segment_state::headless;
   }
 }
 
@@ -65,12 +66,12 @@ struct evidence {
 
 /// Looks for whole records at every place where one could be; returns once one says that `offset`
 /// was durable.
-void survey(const segment_info& info, std::span<const std::byte> file, std::uint64_t position,
+void survey(const segment_info& info, segment_bytes& file, std::uint64_t position,
             std::uint64_t offset, evidence& found) {
   position = (position + record_alignment - 1) / record_alignment * record_alignment;
   while (found.durable <= offset && position + record_header_size <= file.size()) {
     const decoded_record r =
-        decode_record(file.subspan(position), checksum_seed(info.salt, position));
+        decode_record(file.record_at(position), checksum_seed(info.salt, position));
     if (r.state != record_state::whole) {
       position += record_alignment;
       continue;
@@ -85,6 +86,61 @@ void survey(const segment_info& info, std::span<const std::byte> file, std::uint
 }
 
 }  // namespace
+
+segment_bytes::segment_bytes(const std::filesystem::path& path, std::uint64_t least) : path_(path) {
+  std::error_code error;
+  file_.open(path, {}, error);
+  if (error) throw std::system_error(error, path.string() + ": cannot open it");
+  size_ = file_.size();
+  if (size_ < least) was_cut(path, size_);
+}
+
+/// Makes the window hold [position, position + length), and some more of what follows.
+void segment_bytes::load(std::uint64_t position, std::uint64_t length) {
+  ahead_ = std::clamp(ahead_ * 2, first_piece, largest_piece);
+  const std::uint64_t end = std::min(position + std::max(length, ahead_), size_);
+  // What is there already is not read again.
+  std::uint64_t kept = 0;
+  if (position >= start_ && position < start_ + window_.size()) {
+    kept = start_ + window_.size() - position;
+    std::memmove(window_.data(), window_.data() + (position - start_), kept);
+  }
+  window_.resize(end - position);
+  start_ = position;
+  const std::uint64_t from = position + kept;
+  std::error_code error;
+  file_.prefetch(from, end - from, error);  // only faster; the next line tells what matters
+  const std::size_t count =
+      file_.read_into(from, asio::buffer(window_.data() + kept, end - from), error);
+  // Of a page that the end of the file was moved into, the kernel makes zeros behind that end.
+  const std::uint64_t size = std::filesystem::file_size(path_);
+  if (!error && size >= size_) return;
+  window_.clear();
+  if (size < size_) was_cut(path_, size);
+  throw std::system_error(
+      error, fmt::format("{}: cannot be read behind position {}", path_.string(), from + count));
+}
+
+std::span<const std::byte> segment_bytes::read(std::uint64_t position, std::uint64_t length) {
+  if (position >= size_) return {};
+  length = std::min(length, size_ - position);
+  if (position < start_ || position + length > start_ + window_.size()) load(position, length);
+  return std::span<const std::byte>(window_).subspan(position - start_, length);
+}
+
+std::span<const std::byte> segment_bytes::record_at(std::uint64_t position) {
+  const std::span<const std::byte> header = read(position, record_header_size);
+  const std::size_t size = claimed_size(header);
+  // One that would not fit into the file is none, and its header shows that.
+  if (size <= header.size() || size > size_ - position) return header;
+  return read(position, size);
+}
+
+bool segment_bytes::zero_from(std::uint64_t position) {
+  for (; position < size_; position += first_piece)
+    if (!all_zero(read(position, first_piece))) return false;
+  return true;
+}
 
 std::string segment_name(std::uint32_t number) {
   return fmt::format("{:010}{}", number, segment_suffix);
@@ -129,31 +185,10 @@ bool log_reader::enter(std::size_t segment) {
   }
   if (segment == segments_.size()) return false;
   const segment_info& info = segments_[segment];
-  file_ = mapio::mapping(info.path);
-  bytes_ = file_.view(0, std::min(info.file_size, file_.size()));
+  bytes_ = segment_bytes(info.path, info.file_size);
   current_ = segment;
   entered_ = true;
   position_ = first_record_position;
-  fetched_ = 0;
-  return true;
-}
-
-/// Brings in the next piece of the file if `position` is not in the pieces fetched so far.
-void log_reader::fetch_ahead(std::uint64_t position) {
-  while (fetched_ <= position && fetched_ < bytes_.size()) {
-    const std::uint64_t length = std::min<std::uint64_t>(fetch_size, bytes_.size() - fetched_);
-    std::error_code ignored;  // reading ahead is only faster
-    file_.prefetch(fetched_, length, ignored);
-    fetched_ += length;
-  }
-}
-
-bool log_reader::rest_is_zero() {
-  for (std::uint64_t p = position_; p < bytes_.size(); p += fetch_size) {
-    fetch_ahead(std::min<std::uint64_t>(p + fetch_size, bytes_.size()) - 1);
-    const auto rest = bytes_from(bytes_, p);
-    if (!all_zero(rest.first(std::min<std::size_t>(rest.size(), fetch_size)))) return false;
-  }
   return true;
 }
 
@@ -163,7 +198,7 @@ std::string log_reader::why_not_the_end() {
     return fmt::format("records are missing up to log offset {}, where the next segment starts",
                        limits_[current_]);
   }
-  if (entered_ && !rest_is_zero()) return "no record, but data behind it";
+  if (entered_ && !bytes_.zero_from(position_)) return "no record, but data behind it";
   for (std::size_t i = entered_ ? current_ + 1 : 0; i < segments_.size(); ++i) {
     if (segments_[i].state != segment_state::unused) {
       return fmt::format("no record, but data in segment {}", segments_[i].number);
@@ -184,7 +219,7 @@ bad_place log_reader::examine(std::string reason) {
                              segments_[current_].number, position_, offset_, reason)
                : fmt::format("log offset {}: {}", offset_, reason);
   evidence found;
-  if (entered_) survey(segments_[current_], bytes_.bytes(), position_, offset_, found);
+  if (entered_) survey(segments_[current_], bytes_, position_, offset_, found);
   for (std::size_t i = entered_ ? current_ + 1 : 0;
        i < segments_.size() && found.durable <= offset_; ++i) {
     const segment_info& info = segments_[i];
@@ -195,9 +230,8 @@ bad_place log_reader::examine(std::string reason) {
       place.message = fmt::format("{}; the header of segment {} is damaged", where, info.number);
       return place;
     }
-    const mapio::mapping file(info.path);
-    const mapio::region region = file.view(0, std::min(info.file_size, file.size()));
-    survey(info, region.bytes(), segment_header_size, offset_, found);
+    segment_bytes file(info.path, info.file_size);
+    survey(info, file, segment_header_size, offset_, found);
   }
   place.whole_records = found.whole_records;
   place.corrupt = found.durable > offset_;
@@ -217,9 +251,8 @@ bool log_reader::step_over(const bad_place& place) {
     std::uint64_t position = place.position + record_alignment;
     std::uint64_t offset = place.log_offset + record_alignment;
     while (position + record_header_size <= bytes_.size() && offset < limit) {
-      fetch_ahead(position);
       const decoded_record r =
-          decode_record(bytes_from(bytes_, position), checksum_seed(info.salt, position));
+          decode_record(bytes_.record_at(position), checksum_seed(info.salt, position));
       if (r.state == record_state::whole) {
         position_ = position;
         offset_ = offset;
@@ -249,10 +282,9 @@ const record_view* log_reader::next() {
         reason = why_not_the_end();
       }
     } else {
-      fetch_ahead(position_);
       const segment_info& info = segments_[current_];
       const decoded_record r =
-          decode_record(bytes_from(bytes_, position_), checksum_seed(info.salt, position_));
+          decode_record(bytes_.record_at(position_), checksum_seed(info.salt, position_));
       if (r.state == record_state::whole && r.content.type == record_type::record &&
           r.size <= limits_[current_] - offset_) {
         view_ = {r.content.client, r.content.sequence, r.content.payload, offset_, info.number};

@@ -8,7 +8,9 @@
 //   auto summary = ingestd::for_each_record("dir", [](const ingestd::record_view& r) { ... });
 //   if (summary.corrupt > 0) ...
 //
-// Everything here throws std::system_error when a file cannot be read.
+// Everything here throws std::system_error, with the file's path in its message, when a file cannot
+// be read: because of an I/O error, or because somebody cuts it short meanwhile. Neither is ever
+// taken for the end of the log. Nothing touches mapped bytes directly, so that neither is a signal.
 //
 // Where the log ends. A record is acknowledged only when every byte of the log before its end is
 // durable. After a crash the log therefore has a prefix of whole records that contains every
@@ -25,13 +27,13 @@
 #include "record.hpp"
 
 #include <mapio/mapping.hpp>
-#include <mapio/region.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -89,6 +91,34 @@ std::string segment_name(std::uint32_t number);
 /// Lists the segment files of a directory by number, and looks at the head of each.
 std::vector<segment_info> list_segments(const std::filesystem::path& directory);
 
+/// Reads a segment file, a piece at a time, into memory of its own.
+class segment_bytes {
+ public:
+  segment_bytes() = default;
+  /// Opens a file that must have at least `least` bytes.
+  explicit segment_bytes(const std::filesystem::path& path, std::uint64_t least = 0);
+
+  std::uint64_t size() const noexcept { return size_; }
+
+  /// Returns `length` bytes from `position` on, fewer at the end of the file; they stay until the
+  /// next call.
+  std::span<const std::byte> read(std::uint64_t position, std::uint64_t length);
+  /// Returns what decode_record needs in order to judge what starts at `position`.
+  std::span<const std::byte> record_at(std::uint64_t position);
+  /// Tells whether nothing but zeros follows from `position` on.
+  bool zero_from(std::uint64_t position);
+
+ private:
+  void load(std::uint64_t position, std::uint64_t length);
+
+  std::filesystem::path path_;
+  mapio::mapping file_;
+  std::uint64_t size_ = 0;
+  std::vector<std::byte> window_;  // what the file has from start_ on
+  std::uint64_t start_ = 0;
+  std::uint64_t ahead_ = 0;  // how much was read the last time
+};
+
 /// Names a place where a whole record should have been.
 struct bad_place {
   std::size_t segment = 0;     ///< Index into log_reader::segments().
@@ -125,8 +155,6 @@ class log_reader {
 
  private:
   bool enter(std::size_t segment);
-  void fetch_ahead(std::uint64_t position);
-  bool rest_is_zero();
   std::string why_not_the_end();
   bad_place examine(std::string reason);
   bool step_over(const bad_place& place);
@@ -140,11 +168,9 @@ class log_reader {
   bool entered_ = false;  // any segment
 
   std::size_t current_ = 0;
-  mapio::mapping file_;
-  mapio::region bytes_;
+  segment_bytes bytes_;
   std::uint64_t position_ = 0;
   std::uint64_t offset_ = 0;  // log offset of position_
-  std::uint64_t fetched_ = 0;
   record_view view_;
 };
 

@@ -68,6 +68,20 @@ std::size_t encode_record(std::span<std::byte> out, const record& r, std::uint64
   return size;
 }
 
+std::size_t claimed_size(std::span<const std::byte> header) noexcept {
+  if (header.size() < record_header_size) return 0;
+  const std::byte* p = header.data();
+  const std::size_t payload_length = get<std::uint32_t>(p + 8);
+  const std::size_t client_length = get<std::uint16_t>(p + 12);
+  const auto type = static_cast<record_type>(get<std::uint16_t>(p + 14));
+  const bool plausible =
+      (type == record_type::record && client_length > 0) ||
+      (type == record_type::segment_start && client_length == 0 && payload_length == 0);
+  if (!plausible || client_length > max_client_length || payload_length > max_payload_length)
+    return 0;
+  return encoded_size(client_length, payload_length);
+}
+
 decoded_record decode_record(std::span<const std::byte> bytes, std::uint64_t seed) noexcept {
   decoded_record result;
   const std::byte* p = bytes.data();
@@ -78,12 +92,8 @@ decoded_record decode_record(std::span<const std::byte> bytes, std::uint64_t see
   const std::size_t payload_length = get<std::uint32_t>(p + 8);
   const std::size_t client_length = get<std::uint16_t>(p + 12);
   const auto type = static_cast<record_type>(get<std::uint16_t>(p + 14));
-  const bool plausible =
-      (type == record_type::record && client_length > 0) ||
-      (type == record_type::segment_start && client_length == 0 && payload_length == 0);
-  const std::size_t size = encoded_size(client_length, payload_length);
-  if (!plausible || client_length > max_client_length || payload_length > max_payload_length ||
-      size > bytes.size() || get<std::uint64_t>(p) != checksum(p, size, seed)) {
+  const std::size_t size = claimed_size(bytes);
+  if (size == 0 || size > bytes.size() || get<std::uint64_t>(p) != checksum(p, size, seed)) {
     result.state =
         all_zero(bytes.first(record_header_size)) ? record_state::end : record_state::broken;
     return result;

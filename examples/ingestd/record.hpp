@@ -81,6 +81,10 @@ constexpr std::uint64_t checksum_seed(std::uint64_t salt, std::uint64_t position
 /// Writes `r` to the start of `out`, which must have room for encoded_size(); returns that size.
 std::size_t encode_record(std::span<std::byte> out, const record& r, std::uint64_t seed) noexcept;
 
+/// Returns the size of the record that starts with this header, if its checksum is right; 0 if it
+/// cannot be the header of a record.
+std::size_t claimed_size(std::span<const std::byte> header) noexcept;
+
 /// Looks at the record at the start of `bytes`, which may go on behind it.
 decoded_record decode_record(std::span<const std::byte> bytes, std::uint64_t seed) noexcept;
 

@@ -6,9 +6,11 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
-#include <span>
 #include <system_error>
 #include <utility>
+#include <vector>
+
+#include <asio/buffer.hpp>
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
@@ -19,6 +21,8 @@
 
 namespace ingestd {
 namespace {
+
+constexpr std::uint64_t piece_size = std::uint64_t{1} << 20;
 
 [[noreturn]] void fail(const std::filesystem::path& path, const char* what) {
   throw std::system_error(errno, std::system_category(),
@@ -64,21 +68,28 @@ std::filesystem::path unused_name(const std::filesystem::path& directory, const 
 /// Saves [position, end of the last byte that is not zero) of a segment in a file of its own.
 void save_cut(const std::filesystem::path& directory, const segment_info& segment,
               std::uint64_t position, std::uint64_t log_offset) {
-  const mapio::mapping file(segment.path);
-  const mapio::region region = file.view(0, file.size());
-  std::span<const std::byte> bytes =
-      region.bytes().subspan(std::min<std::size_t>(position, region.size()));
-  while (!bytes.empty() && bytes.back() == std::byte{0})
-    bytes = bytes.first(bytes.size() - 1);
-  if (bytes.empty()) return;
+  segment_bytes file(segment.path, segment.file_size);
+  std::uint64_t end = position;
+  for (std::uint64_t p = position; p < file.size(); p += piece_size) {
+    const auto part = file.read(p, piece_size);
+    for (std::size_t i = part.size(); i-- > 0;) {
+      if (part[i] == std::byte{0}) continue;
+      end = p + i + 1;
+      break;
+    }
+  }
+  if (end == position) return;
   const auto path =
       unused_name(directory, fmt::format("lost+cut-{}.{}", log_offset, segment.number));
   auto copy = mapio::mapping(path, {.mode = mapio::access::read_write,
                                     .create = mapio::disposition::create_new,
-                                    .size = bytes.size()});
-  copy.update_region(0, asio::buffer(bytes.data(), bytes.size()));
+                                    .size = end - position});
+  for (std::uint64_t p = position; p < end; p += piece_size) {
+    const auto part = file.read(p, std::min(piece_size, end - p));
+    copy.update_region(p - position, asio::buffer(part.data(), part.size()));
+  }
   copy.flush();
-  spdlog::warn("saved {} bytes of {} that are cut in {}", bytes.size(), segment.path.string(),
+  spdlog::warn("saved {} bytes of {} that are cut in {}", end - position, segment.path.string(),
                path.string());
 }
 
@@ -90,15 +101,14 @@ void remove_segment(const std::filesystem::path& path) {
 /// the bytes it overwrote.
 std::uint64_t zero_rest(mapio::mapping& file, std::uint64_t position) {
   const std::size_t page = mapio::page_size();
+  const std::vector<std::byte> zeros(page);
+  segment_bytes bytes(file.path(), file.size());
   std::uint64_t overwritten = 0;
-  mapio::mutable_region region = file.mutable_view(0, file.size());
-  const std::span<std::byte> bytes = region.bytes();
-  for (std::uint64_t p = position; p < bytes.size();) {
-    const std::uint64_t length = std::min<std::uint64_t>(page - p % page, bytes.size() - p);
-    const auto part = bytes.subspan(p, length);
-    if (!all_zero(part)) {
-      std::memset(part.data(), 0, part.size());
-      overwritten += part.size();
+  for (std::uint64_t p = position; p < file.size();) {
+    const std::uint64_t length = std::min<std::uint64_t>(page - p % page, file.size() - p);
+    if (!all_zero(bytes.read(p, length))) {
+      file.update_region(p, asio::buffer(zeros.data(), length));
+      overwritten += length;
     }
     p += length;
   }

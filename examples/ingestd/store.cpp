@@ -1,7 +1,6 @@
 #include "store.hpp"
 
 #include <mapio/options.hpp>
-#include <mapio/region.hpp>
 
 #include <asio/buffer.hpp>
 #include <asio/co_spawn.hpp>
@@ -82,7 +81,6 @@ class store::tail_reader final : public log_tail {
 
   asio::awaitable<std::error_code> next(std::vector<record_view>& records) override {
     records.clear();
-    region_ = {};
     while (offset_ >= log_.durable_offset_ && !cancelled_) {
       if (offset_ > log_.durable_offset_) co_return std::make_error_code(std::errc::invalid_seek);
       co_await log_.progress_.wait();
@@ -103,9 +101,11 @@ class store::tail_reader final : public log_tail {
     const std::uint64_t available = std::min(here.end, log_.durable_offset_) - offset_;
     const std::uint64_t position = first_record_position + (offset_ - here.base);
     for (std::uint64_t length = tail_piece;; length *= 2) {
-      auto [error, region] = co_await file_.view(position, std::min(length, available), as_result);
+      // A copy, and not a view: a page that cannot be read, now or when it is needed again, is an
+      // error then and never a signal.
+      bytes_.resize(std::min(length, available));
+      auto [error, count] = co_await file_.read_into(position, asio::buffer(bytes_), as_result);
       if (error) co_return error;
-      region_ = std::move(region);
       take(here, position, records);
       if (!records.empty()) co_return std::error_code();
       // The first record is longer than the piece, or there is none.
@@ -121,7 +121,7 @@ class store::tail_reader final : public log_tail {
 
  private:
   void take(const segment_part& part, std::uint64_t position, std::vector<record_view>& records) {
-    std::span<const std::byte> rest = region_.bytes();
+    std::span<const std::byte> rest(bytes_);
     while (!rest.empty()) {
       const decoded_record r = decode_record(rest, checksum_seed(part.salt, position));
       if (r.state != record_state::whole || r.content.type != record_type::record) break;
@@ -137,7 +137,7 @@ class store::tail_reader final : public log_tail {
   std::uint64_t offset_;
   mapio::mapped_file file_;
   std::uint32_t number_ = 0;  // of the segment that is open
-  mapio::region region_;
+  std::vector<std::byte> bytes_;
   bool cancelled_ = false;
 };
 
