@@ -542,6 +542,66 @@ TEST_F(ingestd_clients, that_stall_are_ended_and_those_that_are_silent_are_not) 
   EXPECT_EQ(silent.line(), "ACK 1");
 }
 
+/// Fills what lies between a daemon and a client that does not read its answers.
+void ask_and_not_read(wire& w) {
+  std::string questions;
+  for (int i = 0; i < 1000; ++i)
+    questions += "STATS\n";
+  while (w.send_some(questions, 200ms) == questions.size()) {
+  }
+}
+
+bool mentions(const ingestd_process& d, std::string_view what) {
+  return d.log().find(what) != std::string::npos;
+}
+
+TEST_F(ingestd_clients, that_do_not_read_are_told_so_and_ended) {
+  ingestd_process d(directory_.path(),
+                    {"--segment-size", "4M", "--max-record", "64K", "--idle-timeout", "0.5"});
+  wire w(d, "c");
+  constexpr std::uint64_t count = 1500;
+  const std::string payload(20000, 'x');
+  for (std::uint64_t i = 1; i <= count; ++i)
+    w.record(i, payload);
+  w.wait_for_ack(count);
+  wire tail(d);
+  tail.send("TAIL 0\n");
+  wire deaf(d);
+  ask_and_not_read(deaf);
+  EXPECT_TRUE(becomes_true([&] { return stats_of(d).at("connections") == 2; })) << d.log();
+  EXPECT_TRUE(mentions(d, "is not read")) << d.log();
+
+  // What they find when they read after all: whole lines, and why there are no more.
+  const words records = tail.lines_to_the_end();
+  ASSERT_GE(records.size(), 2U);
+  EXPECT_LT(records.size(), count);
+  for (std::size_t i = 0; i + 1 < records.size(); ++i)
+    ASSERT_EQ(tail_line(records[i]).rest, "c " + std::to_string(i + 1) + " " + payload);
+  EXPECT_TRUE(is_error(records.back())) << records.back().substr(0, 100);
+  EXPECT_EQ(tail.rest(), "");
+
+  w.record(count + 1, "undisturbed");
+  w.wait_for_ack(count + 1);
+}
+
+TEST_F(ingestd_clients, that_do_not_read_do_not_hold_up_the_end) {
+  ingestd_process d(directory_.path(), {"--segment-size", "4M", "--max-record", "64K"});
+  wire w(d, "c");
+  for (std::uint64_t i = 1; i <= 300; ++i)
+    w.record(i, std::string(60000, 'x'));
+  w.wait_for_ack(300);
+  w.close();
+  wire tail(d);
+  tail.send("TAIL 0\n");
+  wire deaf(d);
+  ask_and_not_read(deaf);
+  const auto begin = clock::now();
+  const child_end end = d.terminate();
+  EXPECT_TRUE(end.ok()) << end << d.log();
+  EXPECT_LT(clock::now() - begin, 7s);
+  EXPECT_FALSE(mentions(d, "cut off")) << d.log();
+}
+
 TEST_F(ingestd_clients, may_be_many) {
   ingestd_process d(directory_.path());
   constexpr std::size_t count = 300;

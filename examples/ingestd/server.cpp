@@ -111,14 +111,18 @@ void server::admit(asio::ip::tcp::socket socket) {
 }
 
 asio::awaitable<void> server::watch_for_stalls() {
-  while (!stopping_) {
-    sweep_.expires_after(std::clamp(options_.idle_timeout / 4, std::chrono::milliseconds(10),
-                                    std::chrono::milliseconds(1000)));
+  while (!stopping_ || !sessions_.empty()) {
+    const auto allowed = stopping_ ? std::min(options_.idle_timeout, options_.last_idle_timeout)
+                                   : options_.idle_timeout;
+    sweep_.expires_after(
+        std::clamp(allowed / 4, std::chrono::milliseconds(10), std::chrono::milliseconds(1000)));
     co_await sweep_.async_wait(as_result);
-    const auto before = std::chrono::steady_clock::now() - options_.idle_timeout;
+    const auto before = std::chrono::steady_clock::now() - allowed;
     const auto sessions = sessions_;
-    for (const auto& s : sessions)
+    for (const auto& s : sessions) {
       s->end_if_stalled(before);
+      s->end_if_deaf(before);
+    }
   }
 }
 

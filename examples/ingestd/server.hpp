@@ -29,8 +29,10 @@ struct server_options {
   /// More are refused: what one connection may hold in memory is bounded, and so must be their
   /// number.
   std::size_t max_connections = 1024;
-  /// How long a client may leave a line unfinished.
+  /// How long a client may leave a line unfinished, or not read what is sent to it.
   std::chrono::milliseconds idle_timeout{60'000};
+  /// How long it may not read at the end.
+  std::chrono::milliseconds last_idle_timeout{2'000};
   /// How long the end may take: clients that do not read their acknowledgements are cut off then.
   std::chrono::milliseconds drain_timeout{10'000};
   /// What STATS says about the engine.

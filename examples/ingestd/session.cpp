@@ -6,8 +6,8 @@
 #include <asio/buffer.hpp>
 #include <asio/co_spawn.hpp>
 #include <asio/error.hpp>
+#include <asio/socket_base.hpp>
 #include <asio/steady_timer.hpp>
-#include <asio/write.hpp>
 
 #include <algorithm>
 #include <charconv>
@@ -29,6 +29,10 @@ constexpr std::size_t sequence_digits = std::numeric_limits<std::uint64_t>::digi
 constexpr std::size_t longest_command = 512;
 constexpr std::size_t most_answers = std::size_t{64} << 10;
 constexpr std::chrono::seconds linger_time{1};
+// What the kernel keeps for a client that does not read; more, when the connection is broken off,
+// for what is to be said then.
+constexpr int send_buffer_size = 64 << 10;
+constexpr int last_send_buffer_size = 1 << 20;
 
 /// Takes the digits at the start of `text` off it.
 std::optional<std::uint64_t> take_number(std::string_view& text) {
@@ -73,6 +77,7 @@ session::session(server& owner, asio::ip::tcp::socket socket)
   ignore(socket_.set_option(asio::ip::tcp::no_delay(true), error));
   // A client that lost its power says nothing; this finds out.
   ignore(socket_.set_option(asio::socket_base::keep_alive(true), error));
+  ignore(socket_.set_option(asio::socket_base::send_buffer_size(send_buffer_size), error));
 }
 
 asio::awaitable<void> session::run() {
@@ -103,7 +108,11 @@ void session::finish(std::string last_words) {
   }
   finishing_ = true;
   if (reading_) stop_reading_.emit(asio::cancellation_type::terminal);
-  if (tail_) tail_->cancel();
+  if (tail_) {
+    tail_->cancel();
+    // A tail has no end at which it would be complete: it does not wait for its client.
+    if (writing_) stop_writing_.emit(asio::cancellation_type::terminal);
+  }
   wake();
 }
 
@@ -119,6 +128,15 @@ void session::end_if_stalled(std::chrono::steady_clock::time_point before) {
   if (reading_ && !finishing_ && begin_ != end_ && last_read_ < before) {
     finish("ERR a line was begun and not finished");
   }
+}
+
+void session::end_if_deaf(std::chrono::steady_clock::time_point before) {
+  if (!writing_ || deaf_ || last_write_ >= before) return;
+  deaf_ = true;
+  constexpr std::string_view words = "ERR what was sent is not read";
+  if (!last_words_.empty()) spdlog::warn("{}: {}", name_, words);
+  finish(std::string(words));
+  stop_writing_.emit(asio::cancellation_type::terminal);
 }
 
 void session::wake() {
@@ -321,7 +339,7 @@ void session::start_tail(std::string_view offset) {
 // --- writing ---
 
 asio::awaitable<void> session::write_answers() {
-  while (!broken_) {
+  while (!broken_ && !deaf_) {
     if (client_ && client_->setbacks != setbacks_ && !refusing_)
       finish(storage_error(client_->setback));
     if (tail_ && !finishing_) co_await stream_tail();
@@ -335,9 +353,9 @@ asio::awaitable<void> session::write_answers() {
       co_await changed.wait();
     }
   }
-  if (!broken_ && !last_words_.empty()) {
-    last_words_ += '\n';
-    co_await send(last_words_);
+  if (!broken_ && !deaf_ && !last_words_.empty()) {
+    said_last_words_ = true;
+    co_await send(last_words_ + '\n');
   }
 }
 
@@ -362,11 +380,34 @@ std::string session::next_answers() {
 }
 
 asio::awaitable<void> session::send(std::string_view text) {
-  auto [error, count] =
-      co_await asio::async_write(socket_, asio::buffer(text.data(), text.size()), as_result);
-  if (!error || broken_) co_return;
+  std::size_t sent = 0;
+  std::error_code error;
+  writing_ = true;
+  last_write_ = std::chrono::steady_clock::now();
+  while (sent < text.size() && !error && !broken_ && !deaf_) {
+    auto [write_error, count] = co_await socket_.async_write_some(
+        asio::buffer(text.data() + sent, text.size() - sent),
+        asio::bind_cancellation_slot(stop_writing_.slot(), as_result));
+    error = write_error;
+    sent += count;
+    if (count > 0) last_write_ = std::chrono::steady_clock::now();
+    if (tail_ && finishing_) deaf_ = true;
+  }
+  writing_ = false;
+  if (broken_ || sent == text.size()) co_return;
+  if (deaf_) co_return break_off(text.substr(sent), sent > 0 && text[sent - 1] != '\n');
   spdlog::warn("{}: vanished: {}", name_, error.message());
   abort();
+}
+
+/// Says what can be said without waiting to a client that does not read.
+void session::break_off(std::string_view unsent, bool within_line) {
+  // The rest of the line, or the part of it that was sent would look like all of it.
+  std::string words(unsent.substr(0, within_line ? unsent.find('\n') + 1 : 0));
+  if (!last_words_.empty() && !said_last_words_) words += last_words_ + '\n';
+  std::error_code error;
+  ignore(socket_.set_option(asio::socket_base::send_buffer_size(last_send_buffer_size), error));
+  if (!socket_.non_blocking(true, error)) socket_.write_some(asio::buffer(words), error);
 }
 
 asio::awaitable<void> session::stream_tail() {

@@ -38,6 +38,8 @@ class session : public std::enable_shared_from_this<session> {
   void abort();
   /// Ends it if a line was begun before `before` and nothing came since.
   void end_if_stalled(std::chrono::steady_clock::time_point before);
+  /// Ends it if something was to be sent before `before` and the client took nothing since.
+  void end_if_deaf(std::chrono::steady_clock::time_point before);
 
  private:
   asio::awaitable<void> read_lines();
@@ -55,6 +57,7 @@ class session : public std::enable_shared_from_this<session> {
   std::string next_answers();
   std::string storage_error(const std::error_code& error) const;
   asio::awaitable<void> send(std::string_view text);
+  void break_off(std::string_view unsent, bool within_line);
   void say(std::string_view line);
   void wake();
 
@@ -62,6 +65,7 @@ class session : public std::enable_shared_from_this<session> {
   asio::ip::tcp::socket socket_;
   std::string name_;  // for the log
   asio::cancellation_signal stop_reading_;
+  asio::cancellation_signal stop_writing_;
   event wake_;
 
   // What was read and is not used up: [begin_, end_) of buffer_, which grows to what the longest
@@ -87,6 +91,10 @@ class session : public std::enable_shared_from_this<session> {
 
   std::string outbox_;
   std::string last_words_;
+  std::chrono::steady_clock::time_point last_write_;
+  bool writing_ = false;  // a write is under way
+  bool deaf_ = false;     // nothing can be sent any more, but for what fits at once
+  bool said_last_words_ = false;
   bool reading_ = false;      // a read is under way
   bool finishing_ = false;    // reads nothing more
   bool refusing_ = false;     // and does not even look at the lines it has
