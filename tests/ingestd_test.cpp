@@ -234,6 +234,24 @@ TEST_F(ingestd_protocol, serves_a_client_that_sends_everything_at_once_and_waits
   EXPECT_EQ(answers.back(), "ACK 3");
 }
 
+TEST_F(ingestd_protocol, tells_a_client_that_its_last_line_is_unfinished) {
+  ingestd_process d(directory_.path());
+  const auto answers = [&](const std::string& last_line) {
+    wire w(d);
+    w.send("HELLO c\n1 one\n" + last_line);
+    w.finish_sending();
+    return w.lines_to_the_end();
+  };
+  for (const std::string last_line : {"2 unfini", "2", "STA"}) {
+    const words got = answers(last_line);
+    ASSERT_EQ(got.size(), 3U) << testing::PrintToString(got);
+    EXPECT_EQ(got[1], "ACK 1");
+    EXPECT_TRUE(is_error(got[2])) << got[2];
+    EXPECT_EQ(got[2].starts_with("ERR 2 "), last_line.size() > 3) << got[2];
+  }
+  EXPECT_EQ(payloads_of(directory_.path(), "c"), words{"one"});
+}
+
 TEST_F(ingestd_protocol, serves_a_client_that_sends_byte_by_byte) {
   ingestd_process d(directory_.path());
   wire w(d);

@@ -175,11 +175,13 @@ asio::awaitable<void> session::read_lines() {
     if (error) {
       if (finishing_) break;
       peer_closed_ = true;
-      if (begin_ != end_ || error != asio::error::eof) {
-        broken_ = error != asio::error::eof;
-        spdlog::warn("{}: vanished: {}{}", name_,
-                     error == asio::error::eof ? "closed" : error.message(),
+      if (error != asio::error::eof) {
+        broken_ = true;
+        spdlog::warn("{}: vanished: {}{}", name_, error.message(),
                      begin_ != end_ ? " in the middle of a line" : "");
+      } else if (begin_ != end_) {
+        // It may have closed its side only, and read what there is to say.
+        finish(unfinished_line());
       }
       finishing_ = true;
       break;
@@ -196,6 +198,16 @@ asio::awaitable<void> session::read_lines() {
       co_await client_->changed.wait();
   }
   stop_appending();
+}
+
+/// Says that the client closed in the middle of a line.
+std::string session::unfinished_line() const {
+  std::string_view line(buffer_.data() + begin_, end_ - begin_);
+  const auto sequence = take_number(line);
+  // Digits at the end may not be all of them.
+  const bool known = sequence && line.starts_with(' ');
+  return fmt::format("ERR {}closed in the middle of a line, which is not stored",
+                     known ? std::to_string(*sequence) + " " : "");
 }
 
 /// Lets the next connection of the client go on.

@@ -54,6 +54,7 @@ class session : public std::enable_shared_from_this<session> {
   asio::awaitable<void> linger();
   void gather(std::string_view line);
   bool make_room();
+  std::string unfinished_line() const;
   std::string next_answers();
   std::string storage_error(const std::error_code& error) const;
   asio::awaitable<void> send(std::string_view text);
