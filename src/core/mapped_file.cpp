@@ -5,6 +5,10 @@
 
 #include <asio/error.hpp>
 
+#include <array>
+#include <cstddef>
+#include <functional>
+#include <mutex>
 #include <utility>
 
 MAPIO_NAMESPACE_BEGIN
@@ -65,13 +69,45 @@ bool start(operation& op, const std::shared_ptr<handle_state>& handle) noexcept 
   return true;
 }
 
+namespace {
+
+// A slot and its operation can both go at any moment, so that what protects their link must be in
+// neither. Many links share a mutex; it is held for as long as it takes to take an operation out of
+// a queue.
+std::mutex& link_mutex(const operation* op) noexcept {
+  struct alignas(64) stripe {
+    std::mutex mutex;
+  };
+  static std::array<stripe, 64> stripes;
+  return stripes[std::hash<const operation*>()(op) / alignof(std::max_align_t) % stripes.size()]
+      .mutex;
+}
+
+}  // namespace
+
+cancel_link::cancel_link(operation& op, std::atomic<cancel_link*>& end) noexcept
+    : key_(&op), end_(&end) {
+  end.store(this, std::memory_order_release);
+}
+
+cancel_link::~cancel_link() {
+  std::lock_guard lock(link_mutex(key_));
+  if (end_ != nullptr) end_->store(nullptr, std::memory_order_release);
+}
+
+void cancel_link::cut_connected(operation& op, std::atomic<cancel_link*>& end) noexcept {
+  std::lock_guard lock(link_mutex(&op));
+  if (cancel_link* const link = end.load(std::memory_order_relaxed)) link->end_ = nullptr;
+}
+
 void cancel(cancel_link& link, asio::cancellation_type_t type) noexcept {
   operation* withdrawn = nullptr;
   auto from = engine::withdrawal::none;
   {
-    std::lock_guard lock(link.mutex);
-    operation* const op = link.target;
-    if (op == nullptr || !op->home) return;
+    std::lock_guard lock(link_mutex(link.key_));
+    if (link.end_ == nullptr) return;
+    operation* const op = link.key_;
+    if (!op->home) return;
     // Total cancellation promises that nothing happened: always true of waits, and of the rest
     // while they are queued.
     const bool may_interrupt =

@@ -44,6 +44,12 @@ struct region_result {
   }
 };
 
+/// What the arguments of a verb need beyond themselves, from the handler's allocator: nothing.
+struct no_memory {
+  template <class Allocator>
+  explicit no_memory(const Allocator&) noexcept {}
+};
+
 /// Arguments of a verb that fit into the operation itself.
 struct range_arguments {
   using operation_type = operation;
@@ -53,7 +59,9 @@ struct range_arguments {
   bool flag = false;
 
   template <class Allocator>
-  void prepare(operation& op, const Allocator&) {
+  using memory = no_memory;
+
+  void prepare(operation& op, no_memory&) {
     op.kind = kind;
     op.offset = offset;
     op.length = length;
@@ -71,7 +79,9 @@ struct open_arguments {
   open_options options;
 
   template <class Allocator>
-  void prepare(open_operation& op, const Allocator&) {
+  using memory = no_memory;
+
+  void prepare(open_operation& op, no_memory&) {
     op.kind = verb::open;
     op.path = std::move(path);
     op.options = options;
@@ -86,10 +96,15 @@ struct buffer_arguments {
   std::uint64_t offset;
   Sequence buffers;
   std::array<asio::const_buffer, 4> few{};
-  std::vector<asio::const_buffer> many{};  // NOLINT: only for sequences that do not fit above
 
+  // Only for sequences that do not fit above.
   template <class Allocator>
-  void prepare(operation& op, const Allocator&) {
+  using memory =
+      std::vector<asio::const_buffer, typename std::allocator_traits<
+                                          Allocator>::template rebind_alloc<asio::const_buffer>>;
+
+  template <class Many>
+  void prepare(operation& op, Many& many) {
     op.kind = kind;
     op.offset = offset;
     std::size_t count = 0;
@@ -136,11 +151,18 @@ struct routed_handler : bound_handler<Handler, Tuple> {
   Executor executor;
 };
 
-struct slot_handler {
-  std::shared_ptr<cancel_link> link;
-  void operator()(asio::cancellation_type_t type) const noexcept {
-    if (type != asio::cancellation_type::none) cancel(*link, type);
+/// What a cancellation slot holds: one end of the link to an operation. It is in the slot's own
+/// memory: what a slot keeps may outlive the handler, and with it what its allocator allocates
+/// from.
+class slot_handler {
+ public:
+  slot_handler(operation& op, std::atomic<cancel_link*>& end) : link_(op, end) {}
+  void operator()(asio::cancellation_type_t type) noexcept {
+    if (type != asio::cancellation_type::none) cancel(link_, type);
   }
+
+ private:
+  cancel_link link_;
 };
 
 /// An operation with the handler, the executors and the arguments that belong to it.
@@ -154,20 +176,20 @@ class bound_operation final : public Arguments::operation_type {
     allocator_type allocator(asio::get_associated_allocator(handler));
     bound_operation* self = std::allocator_traits<allocator_type>::allocate(allocator, 1);
     try {
-      return ::new (static_cast<void*>(self))
+      ::new (static_cast<void*>(self))
           bound_operation(std::move(handler), executor, std::move(arguments));
     } catch (...) {
       std::allocator_traits<allocator_type>::deallocate(allocator, self, 1);
       throw;
     }
-  }
-
-  void connect_slot() {
-    auto slot = asio::get_associated_cancellation_slot(handler_);
-    if (!slot.is_connected()) return;
-    link_ = std::make_shared<cancel_link>();
-    link_->target = this;
-    slot.assign(slot_handler{link_});
+    try {
+      auto slot = asio::get_associated_cancellation_slot(self->handler_);
+      if (slot.is_connected()) slot.template emplace<slot_handler>(*self, self->link_);
+    } catch (...) {
+      do_destroy(self);
+      throw;
+    }
+    return self;
   }
 
  private:
@@ -176,16 +198,10 @@ class bound_operation final : public Arguments::operation_type {
   bound_operation(Handler&& handler, const Executor& executor, Arguments&& arguments)
       : handler_(std::move(handler)), executor_(executor), work_(executor_),
         handler_work_(asio::get_associated_executor(handler_, executor_)),
-        arguments_(std::move(arguments)) {
-    arguments_.prepare(*this, asio::get_associated_allocator(handler_));
+        arguments_(std::move(arguments)), memory_(asio::get_associated_allocator(handler_)) {
+    arguments_.prepare(*this, memory_);
     this->complete = &do_complete;
     this->destroy = &do_destroy;
-  }
-
-  void disconnect_slot() noexcept {
-    if (!link_) return;
-    std::lock_guard lock(link_->mutex);
-    link_->target = nullptr;
   }
 
   static void release(bound_operation* self, const Handler& handler) noexcept {
@@ -196,7 +212,7 @@ class bound_operation final : public Arguments::operation_type {
 
   static void do_complete(operation* base, operation::delivery how) {
     auto* self = static_cast<bound_operation*>(base);
-    self->disconnect_slot();
+    cancel_link::cut(*self, self->link_);
     // Both guards outlive the hand-over to the executor; the memory does not: the handler may want
     // it again at once.
     auto work = std::move(self->work_);
@@ -221,7 +237,7 @@ class bound_operation final : public Arguments::operation_type {
 
   static void do_destroy(operation* base) noexcept {
     auto* self = static_cast<bound_operation*>(base);
-    self->disconnect_slot();
+    cancel_link::cut(*self, self->link_);
     // The handler may own the last handle to what the operation refers to: it goes last.
     auto work = std::move(self->work_);
     auto handler_work = std::move(self->handler_work_);
@@ -234,7 +250,9 @@ class bound_operation final : public Arguments::operation_type {
   asio::executor_work_guard<Executor> work_;
   asio::executor_work_guard<handler_executor> handler_work_;
   Arguments arguments_;
-  std::shared_ptr<cancel_link> link_;
+  [[no_unique_address]] typename Arguments::template memory<asio::associated_allocator_t<Handler>>
+      memory_;
+  std::atomic<cancel_link*> link_{nullptr};  // null once the slot holds something else
 };
 
 /// The initiation of every verb: binds the handler to an operation and starts it.
@@ -255,7 +273,6 @@ class initiate_verb {
     std::decay_t<Handler> owned(std::forward<Handler>(handler));
     auto* op = operation_type::make(std::move(owned), executor_, std::move(arguments));
     op->home = home_;
-    op->connect_slot();
     if (start(*op, handle_)) op->complete(op, operation::delivery::immediate);
   }
 

@@ -141,11 +141,29 @@ struct view_operation : operation {
   region result;
 };
 
-/// Connects a cancellation slot to an operation that may complete on another thread at the same
-/// moment.
-struct cancel_link {
-  std::mutex mutex;
-  operation* target = nullptr;
+/// Connects a cancellation slot, in which it lies, to an operation that may complete on another
+/// thread at the same moment. Either may go first: the other is then told.
+class cancel_link {
+ public:
+  /// `end` is the operation's pointer to this.
+  MAPIO_DECL cancel_link(operation& op, std::atomic<cancel_link*>& end) noexcept;
+  MAPIO_DECL ~cancel_link();
+  cancel_link(const cancel_link&) = delete;
+  cancel_link& operator=(const cancel_link&) = delete;
+
+  /// Ends the link from the side of the operation, which may be freed then.
+  static void cut(operation& op, std::atomic<cancel_link*>& end) noexcept {
+    // Null: never connected, or the slot has moved on.
+    if (end.load(std::memory_order_acquire) != nullptr) cut_connected(op, end);
+  }
+
+ private:
+  friend MAPIO_DECL void cancel(cancel_link& link, asio::cancellation_type_t type) noexcept;
+  MAPIO_DECL static void cut_connected(operation& op, std::atomic<cancel_link*>& end) noexcept;
+
+  // Guarded by a mutex that belongs to neither side, see mapped_file.cpp.
+  operation* const key_;
+  std::atomic<cancel_link*>* end_;
 };
 
 /// Starts the verb. True: it is done already, and the caller delivers it. False: it will be
