@@ -4,6 +4,7 @@
 #include "support.hpp"
 
 #include "backend/io_uring.hpp"
+#include "backend/thread_pool.hpp"
 #include "core/copy_window.hpp"
 #include "core/dirty_pages.hpp"
 #include "core/engine.hpp"
@@ -882,6 +883,76 @@ TEST_F(Ring, AQueuedOperationIsTakenOut) {
   EXPECT_FALSE(ring->withdraw(op, true));
   ASSERT_TRUE(support::run_to_end(io));
   EXPECT_EQ(op.count_done, 0);
+}
+
+TEST_F(Ring, WhatIsPartlyDoneIsOnlyTakenOutOnInterrupt) {
+  make();
+  if (!ring) return;
+  const pipe_ends pipe;
+  counted op;
+  op.what = call::write_file;
+  op.handle = pipe.write.get();
+  op.count = 2;
+  op.transferred = 1;  // and queued again for the rest
+  ring->submit(op);
+  EXPECT_FALSE(ring->withdraw(op, false));
+  EXPECT_TRUE(ring->withdraw(op, true));
+}
+
+TEST(Pool, WhatIsPartlyDoneIsOnlyTakenOutOnInterrupt) {
+  thread_pool pool(1);
+  static std::atomic<bool> go;
+  go = false;
+  counted first;
+  first.what = call::work;
+  first.work = [](operation*) noexcept {
+    static_cast<void>(support::eventually([] { return go.load(); }));
+  };
+  pool.submit(first);
+  counted op;
+  op.what = call::write_file;
+  op.count = 2;
+  op.transferred = 1;
+  pool.submit(op);
+  EXPECT_FALSE(pool.withdraw(op, false));
+  EXPECT_TRUE(pool.withdraw(op, true));
+  go = true;
+  pool.shut_down();
+  EXPECT_EQ(op.count_done, 0);
+}
+
+// Total cancellation promises that nothing happened; a read under way is filling buffers.
+TEST(RingCancellation, TotalLeavesARunningReadAlone) {
+  asio::io_context io;
+  if (support::code_of([&] { use_backend(io, backend_kind::io_uring); })) GTEST_SKIP();
+  const auto home = engine_of(io);
+  ASSERT_FALSE(home->ensure_started());
+  const pipe_ends pipe;
+  char byte = 0;
+  const asio::const_buffer buffer(&byte, 1);
+  counted op;
+  op.kind = verb::read;
+  op.what = call::read_file;
+  op.handle = pipe.read.get();
+  op.count = 1;
+  op.buffers = &buffer;
+  op.buffer_count = 1;
+  op.home = home;
+  std::atomic<cancel_link*> end{nullptr};
+  cancel_link link(op, end);
+  ASSERT_TRUE(home->enroll(op));
+  home->submit(op);
+  io.run_one();
+  cancel(link, asio::cancellation_type::total);
+  EXPECT_FALSE(op.cancel_requested);
+  io.run_for(std::chrono::milliseconds(100));  // long enough for a cancellation to arrive
+  EXPECT_EQ(op.count_done, 0);
+  ASSERT_EQ(::write(pipe.write.get(), "x", 1), 1);
+  EXPECT_TRUE(support::run_until(io, [&] { return op.count_done != 0; }));
+  EXPECT_FALSE(op.error) << op.error.message();
+  EXPECT_EQ(byte, 'x');
+  cancel_link::cut(op, end);
+  home->forget(op);
 }
 
 TEST_F(Ring, WhatIsQueuedAtTheEndIsDropped) {

@@ -524,7 +524,7 @@ void ring::turn(wake why) noexcept {
 bool ring::withdraw(operation& op, bool interrupt) noexcept {
   if (pool_.withdraw(op, interrupt)) return true;
   std::lock_guard lock(mutex_);
-  if (op.place == place_queued && queued_.remove(op)) {
+  if (op.place == place_queued && (interrupt || op.transferred == 0) && queued_.remove(op)) {
     op.place = 0;
     return true;
   }

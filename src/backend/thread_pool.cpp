@@ -51,9 +51,9 @@ void thread_pool::submit(operation& op) noexcept {
   if (refused) op.done(&op);
 }
 
-bool thread_pool::withdraw(operation& op, bool) noexcept {
+bool thread_pool::withdraw(operation& op, bool interrupt) noexcept {
   std::lock_guard lock(mutex_);
-  if (op.place != queued || !queue_.remove(op)) return false;
+  if (op.place != queued || (!interrupt && op.transferred != 0) || !queue_.remove(op)) return false;
   op.place = 0;
   --queued_;
   return true;

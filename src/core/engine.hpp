@@ -32,7 +32,8 @@ class backend {
   virtual ~backend() = default;
   virtual void submit(operation& op) noexcept = 0;
   /// True: taken out before it was started, and the caller owns it. False: it is elsewhere, or
-  /// under way; with `interrupt` the OS was then asked to end it early.
+  /// under way; with `interrupt` the OS was then asked to end it early. Without it, one of which a
+  /// part is done counts as under way wherever it is.
   virtual bool withdraw(operation& op, bool interrupt) noexcept = 0;
   /// Does on the calling thread what waits for a turn of the loop, and never waits. Any thread, at
   /// any time before the backend is destroyed.
