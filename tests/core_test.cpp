@@ -984,6 +984,45 @@ TEST_F(Ring, TheLoopEndsWhenNothingIsInFlight) {
   }
 }
 
+// A read of more buffers than go into one call is answered at once and in part.
+TEST_F(Ring, TheRestOfAnOperationDoesNotWaitForAnother) {
+  make();
+  if (!ring) return;
+  const pipe_ends pipe;
+  char byte = 0;
+  const asio::const_buffer buffer(&byte, 1);
+  counted slow;
+  slow.what = call::read_file;
+  slow.handle = pipe.read.get();
+  slow.count = 1;
+  slow.buffers = &buffer;
+  slow.buffer_count = 1;
+  ring->submit(slow);
+  io.run_one();
+  const support::temp_dir dir;
+  const std::string content = support::pattern(100);
+  support::write_file(dir / "f", content);
+  const support::unique_fd file = support::open_fd(dir / "f", O_RDWR);
+  std::string bytes(content.size(), '\0');
+  std::vector<asio::const_buffer> buffers;
+  for (char& c : bytes)
+    buffers.emplace_back(&c, 1);
+  counted op;
+  op.what = call::read_file;
+  op.handle = file.get();
+  op.count = bytes.size();
+  op.buffers = buffers.data();
+  op.buffer_count = buffers.size();
+  ring->submit(op);
+  for (int i = 0; i < 50 && op.count_done == 0; ++i)
+    io.run_for(std::chrono::milliseconds(100));
+  EXPECT_EQ(op.count_done, 1);
+  EXPECT_EQ(bytes, content);
+  EXPECT_EQ(slow.count_done, 0);
+  ASSERT_EQ(::write(pipe.write.get(), "x", 1), 1);
+  ASSERT_TRUE(support::run_to_end(io));
+}
+
 // The thread that should run the loop is blocked behind an operation that only the loop submits.
 TEST_F(Ring, HelpCarriesAnOperationOutWithoutTheLoop) {
   make();

@@ -396,9 +396,9 @@ void ring::fill_and_submit() noexcept {
   if (!submit_filled()) retry_later();
 }
 
-// Nothing spins: with something in flight its completion is the next occasion, else a timer is.
+// Nothing spins. A completion of what is in flight is an occasion, too, and may be long in coming.
 void ring::retry_later() noexcept {
-  if (retrying_ || in_flight_ > io_uring_sq_ready(&ring_)) return;
+  if (retrying_) return;
   retrying_ = true;
   retry_->expires_after(std::chrono::milliseconds(1));
   retry_->async_wait([this](const asio::error_code& error) {
@@ -511,7 +511,9 @@ void ring::turn(wake why) noexcept {
     fill_and_submit();
     // What the kernel could answer at once is there already.
     reap(done);
-    if (!queued_.empty() && in_flight_ == 0 && !retrying_) post_hook();
+    // The rest of what was answered in part must not wait for something else to complete. Where the
+    // kernel takes nothing now, the timer is the next occasion.
+    if (!queued_.empty() && in_flight_ < ring_.cq.ring_entries && !retrying_) post_hook();
     arm();
   }
   while (operation* op = done.pop())
