@@ -46,6 +46,8 @@ constexpr unsigned kernel_workers = 64;
 // What one read or write moves at most: its length is 32 bits wide.
 constexpr std::size_t most_bytes = std::size_t{1} << 30;
 
+// Of operation::place. A ring asks its pool first whether it has an operation, and either only
+// believes what it wrote itself, under its own mutex.
 constexpr std::uint8_t place_queued = 2;
 constexpr std::uint8_t place_running = 3;
 
@@ -261,7 +263,7 @@ void ring::submit(operation& op) noexcept {
   {
     std::lock_guard lock(mutex_);
     if (!stopping_) {
-      op.place = place_queued;
+      op.place.store(place_queued, std::memory_order_relaxed);
       queued_.push(op);
       post_hook();
       return;
@@ -372,7 +374,7 @@ void ring::take_back(int) noexcept {
     auto* op = reinterpret_cast<operation*>(sq.sqes[head & *sq.kring_mask].user_data);
     --in_flight_;
     if (op == nullptr) continue;
-    op->place = 0;
+    op->place.store(0, std::memory_order_relaxed);
     pool_.submit(*op);
   }
   *sq.ktail = *sq.khead;
@@ -388,7 +390,7 @@ void ring::fill_and_submit() noexcept {
       continue;
     }
     operation* op = queued_.pop();
-    op->place = place_running;
+    op->place.store(place_running, std::memory_order_relaxed);
     op->handover.store(1, std::memory_order_release);
     prepare(*sqe, *op);
     ++in_flight_;
@@ -419,7 +421,7 @@ bool ring::complete(operation& op, int result, operation_list& to_pool) noexcept
       op.error = asio::error::operation_aborted;
       return true;
     }
-    op.place = place_queued;
+    op.place.store(place_queued, std::memory_order_relaxed);
     queued_.push(op);
     return false;
   }
@@ -432,7 +434,7 @@ bool ring::complete(operation& op, int result, operation_list& to_pool) noexcept
     }
     // The thread that submitted it has ended, and the kernel cancelled what it left behind. Nobody
     // asked for that.
-    op.place = place_queued;
+    op.place.store(place_queued, std::memory_order_relaxed);
     queued_.push(op);
     return false;
   case EAGAIN:
@@ -466,7 +468,7 @@ void ring::reap(operation_list& done) noexcept {
       // ThreadSanitizer does not see that the kernel handed the operation from the submitting
       // thread to this one.
       static_cast<void>(op->handover.load(std::memory_order_acquire));
-      op->place = 0;
+      op->place.store(0, std::memory_order_relaxed);
       if (complete(*op, cqes[i]->res, to_pool)) done.push(*op);
     }
     io_uring_cq_advance(&ring_, n);
@@ -526,11 +528,12 @@ void ring::turn(wake why) noexcept {
 bool ring::withdraw(operation& op, bool interrupt) noexcept {
   if (pool_.withdraw(op, interrupt)) return true;
   std::lock_guard lock(mutex_);
-  if (op.place == place_queued && (interrupt || op.transferred == 0) && queued_.remove(op)) {
-    op.place = 0;
+  if (op.place.load(std::memory_order_relaxed) == place_queued &&
+      (interrupt || op.transferred == 0) && queued_.remove(op)) {
+    op.place.store(0, std::memory_order_relaxed);
     return true;
   }
-  if (op.place != place_running || !interrupt) return false;
+  if (op.place.load(std::memory_order_relaxed) != place_running || !interrupt) return false;
   io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
   if (sqe == nullptr && submit_filled()) sqe = io_uring_get_sqe(&ring_);
   if (sqe == nullptr) return false;  // it will end by itself
@@ -557,7 +560,7 @@ void ring::shut_down() noexcept {
       reap(done);
     }
     while (operation* op = queued_.pop()) {
-      op->place = 0;
+      op->place.store(0, std::memory_order_relaxed);
       op->dropped = true;
       done.push(*op);
     }

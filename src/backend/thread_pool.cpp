@@ -28,7 +28,7 @@ void thread_pool::submit(operation& op) noexcept {
       refused = true;
       op.dropped = true;
     } else {
-      op.place = queued;
+      op.place.store(queued, std::memory_order_relaxed);
       queue_.push(op);
       ++queued_;
       if (idle_ >= queued_) {
@@ -53,8 +53,10 @@ void thread_pool::submit(operation& op) noexcept {
 
 bool thread_pool::withdraw(operation& op, bool interrupt) noexcept {
   std::lock_guard lock(mutex_);
-  if (op.place != queued || (!interrupt && op.transferred != 0) || !queue_.remove(op)) return false;
-  op.place = 0;
+  if (op.place.load(std::memory_order_relaxed) != queued || (!interrupt && op.transferred != 0) ||
+      !queue_.remove(op))
+    return false;
+  op.place.store(0, std::memory_order_relaxed);
   --queued_;
   return true;
 }
@@ -69,7 +71,7 @@ void thread_pool::run() noexcept {
     operation* op = queue_.pop();
     if (op == nullptr) return;
     --queued_;
-    op->place = 0;
+    op->place.store(0, std::memory_order_relaxed);
     if (stopping_) op->dropped = true;
     lock.unlock();
     if (!op->dropped) platform::perform(*op);

@@ -90,11 +90,11 @@ struct operation {
 
   verb kind{};
   call what = call::work;
-  bool dropped = false;    // the engine shut down before carrying it out
-  bool enrolled = false;   // the engine knows it as outstanding
-  bool flag = false;       // flush: durability::started; prefetch: the whole file
-  std::uint8_t place = 0;  // the backend's own: queued, running
-  std::uint8_t step = 0;   // core's own: how far a verb of several calls has come
+  bool dropped = false;                // the engine shut down before carrying it out
+  bool enrolled = false;               // the engine knows it as outstanding
+  bool flag = false;                   // flush: durability::started; prefetch: the whole file
+  std::atomic<std::uint8_t> place{0};  // the backend's own: queued, running
+  std::uint8_t step = 0;               // core's own: how far a verb of several calls has come
   std::atomic<bool> cancel_requested{false};
   std::atomic<bool> is_final{
       false};  // what it is doing must be done to the end: a close, taking a change back
