@@ -383,13 +383,15 @@ void ring::take_back(int) noexcept {
 
 void ring::fill_and_submit() noexcept {
   const unsigned most = ring_.cq.ring_entries;
-  while (!queued_.empty() && in_flight_ < most) {
+  while (in_flight_ < most) {
+    operation* const op = queued_.front();
+    if (op == nullptr) break;
     io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
     if (sqe == nullptr) {
       if (!submit_filled()) break;
       continue;
     }
-    operation* op = queued_.pop();
+    static_cast<void>(queued_.pop());
     op->place.store(place_running, std::memory_order_relaxed);
     op->handover.store(1, std::memory_order_release);
     prepare(*sqe, *op);
