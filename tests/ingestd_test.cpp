@@ -714,7 +714,9 @@ TEST_F(ingestd_clients, that_are_faster_than_the_disk_are_slowed_down) {
     EXPECT_LT(d.memory("RssAnon"), before + (std::uint64_t{sanitized ? 96U : 24U} << 20));
   }
   w.finish_sending();
-  const words answers = w.lines_to_the_end();
+  words answers = w.lines_to_the_end();
+  // The last line may have been cut off.
+  if (!answers.empty() && is_error(answers.back())) answers.pop_back();
   ASSERT_FALSE(answers.empty());
   EXPECT_EQ(wire::number_of("ACK", answers.back()), sent.records) << sent.bytes;
 }
