@@ -642,6 +642,26 @@ TEST_F(ingestd_clients, may_be_many) {
   EXPECT_TRUE(becomes_true([&] { return stats_of(d).at("connections") == 1; }));
 }
 
+TEST_F(ingestd_clients, that_store_nothing_are_forgotten) {
+  ingestd_process d(directory_.path());
+  wire keeps(d, "keeps");
+  keeps.record(1, "x");
+  keeps.wait_for_ack(1);
+  keeps.close();
+  wire stays(d, "stays");
+  for (int i = 0; i < 100; ++i)
+    wire(d, "client-" + std::to_string(i)).record(2, "a gap");
+  EXPECT_TRUE(becomes_true([&] { return stats_of(d).at("clients") == 2; })) << stats_of(d);
+  // One that takes an id over from another before it is forgotten.
+  for (int i = 0; i < 100; ++i)
+    wire(d, "stays");
+  wire again(d, "stays");
+  again.record(1, "y");
+  again.wait_for_ack(1);
+  EXPECT_EQ(wire(d, "keeps").highest(), 1U);
+  EXPECT_EQ(payloads_of(directory_.path(), "stays"), words{"y"});
+}
+
 TEST_F(ingestd_clients, beyond_the_limit_are_told_so) {
   ingestd_process d(directory_.path(), small_segments() + words{"--max-connections", "2"});
   wire a(d, "a");

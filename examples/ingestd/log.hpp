@@ -23,13 +23,16 @@
 
 namespace ingestd {
 
-/// Keeps what the log knows of one client id. Lives as long as the log.
+/// Keeps what the log knows of one client id. Lives as long as the log, unless there is nothing to
+/// know.
 struct client_state {
   client_state(const asio::any_io_executor& executor, std::string_view name)
       : id(name), changed(executor) {}
 
   /// Tells whether every record that was appended is durable, or was given up.
   bool settled() const noexcept { return appended == durable; }
+  /// Tells whether it is as new: a client that was never seen has the same state.
+  bool blank() const noexcept { return appended == 0 && durable == 0 && pending_bytes == 0; }
 
   std::string id;
   std::uint64_t appended = 0;     ///< Highest sequence that has a place in the log.
@@ -37,6 +40,7 @@ struct client_state {
   std::size_t pending_bytes = 0;  ///< Of payloads appended and not yet durable.
   std::uint64_t setbacks = 0;     ///< How often `appended` fell back to `durable`.
   std::error_code setback;        ///< Why, the last time.
+  std::size_t sessions = 0;       ///< How many refer to it.
   event changed;                  ///< Any of the above, or what sessions tell each other.
 };
 
@@ -81,6 +85,8 @@ class record_log {
 
   /// Returns the state of a client; makes one for an id that was never seen.
   client_state& client(std::string_view id);
+  /// Drops a state that no session refers to, if it is blank: anybody can make up ids without end.
+  void forget_if_blank(const client_state& state);
   std::size_t clients() const noexcept { return clients_.size(); }
 
   /// Returns the log offset before which everything is durable.
@@ -118,6 +124,11 @@ inline client_state& record_log::client(std::string_view id) {
   client_state& state = *made;
   clients_.emplace(state.id, std::move(made));
   return state;
+}
+
+inline void record_log::forget_if_blank(const client_state& state) {
+  if (state.sessions > 0 || !state.blank()) return;
+  if (const auto found = clients_.find(state.id); found != clients_.end()) clients_.erase(found);
 }
 
 }  // namespace ingestd

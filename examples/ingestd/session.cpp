@@ -94,6 +94,10 @@ asio::awaitable<void> session::run() {
   co_await write_answers();
   while (!reader_done_)
     co_await wake_.wait();
+  if (client_) {
+    --client_->sessions;
+    server_.log().forget_if_blank(*std::exchange(client_, nullptr));
+  }
   if (!broken_ && !peer_closed_) co_await linger();
   std::error_code error;
   ignore(socket_.close(error));
@@ -321,6 +325,7 @@ asio::awaitable<void> session::hello(std::string_view id) {
                     max_client_length));
   }
   client_state& client = server_.log().client(id);
+  ++client.sessions;
   name_ = fmt::format("{} ({})", id, name_);
   // The newest connection of a client wins: the other one is most likely dead and does not know it
   // yet. Its records must have their fate before the answer is known.
