@@ -864,6 +864,50 @@ TEST_F(ingestd_start, is_refused_for_an_address_that_is_in_use) {
   EXPECT_FALSE(second.err.empty());
 }
 
+TEST_F(ingestd_start, is_refused_for_numbers_that_make_no_sense) {
+  for (const words& arguments : std::vector<words>{
+           {"--segment-size", "-5"},
+           {"--segment-size", "0"},
+           {"--segment-size", "1000"},
+           {"--segment-size", "1M"},  // no record of the default length has room
+           {"--segment-size", "much"},
+           {"--segment-size", "1.5M"},
+           {"--segment-size", "64Q"},
+           {"--segment-size", "20000000T"},
+           {"--segment-size", "18446744073709551616"},
+           {"--segment-size", "18446744073709551615"},
+           {"--segment-size", ""},
+           {"--max-record", "-1"},
+           {"--max-record", "0"},
+           {"--max-record", "2G"},
+           {"--max-record", "65M"},
+           {"--max-pending", "-1"},
+           {"--max-connections", "-1"},
+           {"--max-connections", "0"},
+           {"--idle-timeout", "-1"},
+           {"--idle-timeout", "0"},
+           {"--idle-timeout", "nan"},
+           {"--idle-timeout", "1e300"},
+           {"--listen", "127.0.0.1:65536"},
+           {"--listen", "127.0.0.1:-1"},
+           {"--listen", "nowhere"},
+       }) {
+    const finished refused(
+        words{INGESTD_PATH, "--dir", (directory_ / "data").string()} +
+            (arguments[0] == "--listen" ? words{} : words{"--listen", "127.0.0.1:0"}) + arguments,
+        10s);
+    EXPECT_TRUE(WIFEXITED(refused.end.status) && WEXITSTATUS(refused.end.status) > 100)
+        << testing::PrintToString(arguments) << refused.end;
+    EXPECT_NE(refused.err.find(arguments[0]), std::string::npos) << refused.err;
+    EXPECT_FALSE(fs::exists(directory_ / "data")) << testing::PrintToString(arguments);
+  }
+  for (const char* size : {"2000000", "2048k", "2MB", "2MiB"}) {
+    const temp_dir other;
+    ingestd_process d(other.path(), {"--segment-size", size});
+    EXPECT_TRUE(d.terminate().ok()) << d.log();
+  }
+}
+
 TEST_F(ingestd_start, creates_the_directory) {
   const ingestd_process d(directory_ / "new" / "directory");
   wire w(d, "c");
@@ -2013,6 +2057,8 @@ TEST_F(ingest_program, refuses_what_makes_no_sense) {
            {"--connect", "nonsense", file},
            {"--connect", "127.0.0.1:1", "--connections", "0", file},
            {"--connect", "127.0.0.1:1", "--window", "0", file},
+           {"--connect", "127.0.0.1:1", "--max-record", "-1", file},
+           {"--connect", "127.0.0.1:1", "--retry-for", "-1", file},
            {"--connect", "127.0.0.1:1", "--client-prefix", "two words", file},
            {"--connect", "127.0.0.1:1", "/nonexistent/file"},
            {"--connect", "127.0.0.1:1", "/"},

@@ -7,6 +7,8 @@
 #include "client.hpp"
 #include "input.hpp"
 #include "progress.hpp"
+#include "record.hpp"
+#include "sizes.hpp"
 #include "verify.hpp"
 
 #include <asio/connect.hpp>
@@ -184,9 +186,10 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--max-record", args.deal.max_record,
                  "Leave out longer lines; at most what the daemon takes. With suffix: 64K, 1M")
-      ->transform(CLI::AsSizeValue(false))
+      ->transform(ingestd::size_option(0, ingestd::max_payload_length))
       ->capture_default_str();
   app.add_option("--retry-for", args.retry_for, "Seconds without progress after which to give up")
+      ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
   app.add_option("--json", args.json_file, "Write the numbers to this file")->type_name("FILE");
   auto* files =

@@ -3,6 +3,7 @@
 
 #include "recovery.hpp"
 #include "server.hpp"
+#include "sizes.hpp"
 #include "store.hpp"
 
 #include <mapio/backend.hpp>
@@ -122,26 +123,35 @@ int main(int argc, char** argv) {
       {"automatic", mapio::backend_kind::automatic},
       {"io_uring", mapio::backend_kind::io_uring},
       {"thread_pool", mapio::backend_kind::thread_pool}};
-  const CLI::AsSizeValue bytes(false);
+  constexpr std::uint64_t most = std::uint64_t{1} << 40;
   app.add_option("--dir", given.directory, "Directory of the segments; created if there is none")
       ->required();
   app.add_option("--listen", given.listen, "ADDRESS:PORT; port 0 picks one")->capture_default_str();
   app.add_option("--segment-size", given.segment_size, "Bytes; K, M, G as suffix")
-      ->transform(bytes)
+      ->transform(ingestd::size_option(1, most))
       ->capture_default_str();
   app.add_option("--max-record", given.max_record, "Longest payload")
-      ->transform(bytes)
+      ->transform(ingestd::size_option(1, ingestd::max_payload_length))
       ->capture_default_str();
   app.add_option(
          "--max-pending", given.max_pending,
          "Payload bytes of one client that are not durable, beyond which its socket is not read")
-      ->transform(bytes)
+      ->transform(ingestd::size_option(0, most))
       ->capture_default_str();
   app.add_option("--max-connections", given.max_connections, "More are refused")
+      ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   app.add_option("--idle-timeout", given.idle_timeout,
-                 "Seconds that a client may leave a line unfinished")
-      ->check(CLI::PositiveNumber)
+                 "Seconds that a client may leave a line unfinished or answers unread")
+      ->check(CLI::Validator(
+          [](const std::string& text) {
+            double seconds = 0;
+            // Written so that what is not a number is refused as well.
+            return CLI::detail::lexical_cast(text, seconds) && seconds >= 0.001 && seconds <= 1e9
+                       ? std::string()
+                       : text + " is not between 0.001 and 1000000000 seconds";
+          },
+          "SECONDS"))
       ->capture_default_str();
   app.add_option("--backend", given.backend, "automatic, io_uring or thread_pool")
       ->transform(CLI::CheckedTransformer(backends))
@@ -153,9 +163,11 @@ int main(int argc, char** argv) {
   try {
     const std::uint64_t least = ingestd::first_record_position +
                                 ingestd::encoded_size(ingestd::max_client_length, given.max_record);
-    if (given.max_record > ingestd::max_payload_length || given.segment_size < least) {
-      throw CLI::ValidationError("--segment-size",
-                                 fmt::format("a record of --max-record needs {} bytes", least));
+    if (given.segment_size < least) {
+      throw CLI::ValidationError(
+          "--segment-size", fmt::format("a segment with a record of --max-record needs {} bytes, "
+                                        "and {} were given",
+                                        least, given.segment_size));
     }
     return run(given);
   } catch (const CLI::Error& e) {
