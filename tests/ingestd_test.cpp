@@ -2015,6 +2015,18 @@ TEST_F(ingest_program, notices_that_acknowledged_records_are_gone) {
   EXPECT_NE(client.err().find("the server acknowledged"), std::string::npos) << client.err();
 }
 
+TEST_F(ingest_program, says_that_its_input_was_cut_meanwhile) {
+  constexpr std::size_t count = 40000;
+  const fs::path file = text(count);
+  const ingestd_process d(data());
+  process client(send_command(d.address(), {"--connections", "4", "--window", "4", file.string()}));
+  wait_for_records(d, count / 4);
+  support::truncate_file(file, 10);
+  const child_end end = client.wait();
+  EXPECT_TRUE(end.exited_with(1)) << end << client.err();
+  EXPECT_NE(client.err().find("cut short"), std::string::npos) << client.err();
+}
+
 TEST_F(ingest_program, gives_up_when_there_is_no_progress) {
   const std::string file = text(10).string();
   std::uint16_t port = 0;
