@@ -37,7 +37,6 @@ namespace {
 // Not in the headers of Debian 12.
 constexpr std::uint8_t opcode_ftruncate = 55;
 constexpr int madvise_populate_read = 22;
-constexpr int madvise_populate_write = 23;
 
 constexpr unsigned default_entries = 256;
 constexpr unsigned completions_per_entry = 16;
@@ -244,7 +243,6 @@ bool ring::has_opcode(const operation& op) const noexcept {
   case call::start_writeback:
     return opcodes_[IORING_OP_SYNC_FILE_RANGE] && op.count <= 0xFFFFFFFF;
   case call::populate:
-  case call::populate_write:
     return opcodes_[IORING_OP_MADVISE] && op.count <= 0xFFFFFFFF;
   // With an address there is a page to be zeroed first.
   case call::allocate:
@@ -332,10 +330,6 @@ void ring::prepare(io_uring_sqe& sqe, operation& op) {
     io_uring_prep_rw(IORING_OP_MADVISE, &sqe, -1, op.address, static_cast<unsigned>(op.count), 0);
     sqe.fadvise_advice = madvise_populate_read;
     break;
-  case call::populate_write:
-    io_uring_prep_rw(IORING_OP_MADVISE, &sqe, -1, op.address, static_cast<unsigned>(op.count), 0);
-    sqe.fadvise_advice = madvise_populate_write;
-    break;
   case call::allocate:
     // The length travels in the address, the mode in the length.
     io_uring_prep_rw(IORING_OP_FALLOCATE, &sqe, op.handle, nullptr, 0, op.at);
@@ -383,15 +377,14 @@ void ring::take_back(int) noexcept {
 
 void ring::fill_and_submit() noexcept {
   const unsigned most = ring_.cq.ring_entries;
-  while (in_flight_ < most) {
-    operation* const op = queued_.front();
-    if (op == nullptr) break;
+  while (operation* const op = queued_.front()) {
+    if (in_flight_ >= most) break;
     io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
     if (sqe == nullptr) {
       if (!submit_filled()) break;
       continue;
     }
-    static_cast<void>(queued_.pop());
+    queued_.pop();
     op->place.store(place_running, std::memory_order_relaxed);
     op->handover.store(1, std::memory_order_release);
     prepare(*sqe, *op);
