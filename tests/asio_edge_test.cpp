@@ -3,6 +3,8 @@
 
 #include "support.hpp"
 
+#include "faults/seccomp_filter.hpp"
+
 #include <mapio/backend.hpp>
 #include <mapio/mapped_file.hpp>
 
@@ -240,6 +242,37 @@ TEST_F(AsioEdge, SlotsAndOperationsGoAtTheSameMoment) {
   EXPECT_TRUE(support::eventually([&] { return completed == started; }));
   work.reset();
   loop.join();
+}
+
+// --- no more threads
+// -------------------------------------------------------------------------------------------------
+
+TEST_F(AsioEdge, AnEngineThatServesDoesNotNeedMoreThreads) {
+  const support::child_end end = support::in_fresh_process([&] {
+    mapped_file file = open_file(page());
+    ASSERT_NE(mapio::backend_of(io).kind, mapio::backend_kind::automatic);
+    faults::deny({SYS_clone, SYS_clone3}, EAGAIN);
+    support::run_coroutine(io, [&]() -> asio::awaitable<void> {
+      co_await file.update_region(0, asio::buffer("abc", 3), asio::use_awaitable);
+      co_await file.flush(asio::use_awaitable);
+      co_await file.close(asio::use_awaitable);
+    });
+    EXPECT_FALSE(support::is_mapped(dir / "f"));
+  });
+  EXPECT_TRUE(end.ok()) << end;
+}
+
+TEST_F(AsioEdge, WithoutAThreadAnEngineIsRefusedAndNothingIsLost) {
+  const support::child_end end = support::in_fresh_process([&] {
+    mapped_file file = open_file(page());
+    faults::deny({SYS_clone, SYS_clone3}, EAGAIN);
+    std::error_code error;
+    file.close([&](std::error_code e) { error = e; });
+    EXPECT_TRUE(support::run_to_end(io));
+    EXPECT_EQ(error, std::errc::resource_unavailable_try_again);
+    EXPECT_TRUE(file.is_open());
+  });
+  EXPECT_TRUE(end.ok()) << end;
 }
 
 }  // namespace

@@ -1131,4 +1131,53 @@ TEST(RingInAChild, ThePoolTakesOverWhenSubmissionIsForbiddenLater) {
   EXPECT_TRUE(end.ok()) << end;
 }
 
+// No thread may start any more: what the ring cannot do must still be done, by the one that is
+// there, and never while the ring is locked.
+TEST(RingInAChild, WhatGoesToThePoolIsDoneWhereNoThreadIsToBeHad) {
+  const support::child_end end = support::in_child([&] {
+    asio::io_context io;
+    std::string reason;
+    std::error_code error;
+    const auto ring = make_io_uring(io, reason, error);
+    if (!ring) return;
+    const pipe_ends pipe;
+    ASSERT_EQ(::write(pipe.write.get(), "x", 1), 1);
+    faults::deny({SYS_clone, SYS_clone3}, EAGAIN);
+    struct chained final : operation {
+      backend* where = nullptr;
+      counted* next_one = nullptr;
+      std::atomic<bool> is_done{false};
+    };
+    counted second;
+    second.what = call::work;
+    second.work = [](operation* op) noexcept { op->transferred = 1; };
+    chained first;
+    first.where = ring.get();
+    first.next_one = &second;
+    first.done = [](operation* op) noexcept {
+      auto* self = static_cast<chained*>(op);
+      static_cast<void>(self->where->withdraw(*self, true));
+      self->where->submit(*self->next_one);
+      self->is_done = true;
+    };
+    // No memory of ours: EFAULT, which the pool is to confirm.
+    const asio::const_buffer nowhere(reinterpret_cast<void*>(16), 1);
+    first.what = call::read_file;
+    first.handle = pipe.read.get();
+    first.count = 1;
+    first.buffers = &nowhere;
+    first.buffer_count = 1;
+    ring->submit(first);
+    EXPECT_TRUE(support::eventually([&] {
+      io.restart();
+      io.run_for(std::chrono::milliseconds(10));
+      return first.is_done && second.count_done == 1;
+    }));
+    EXPECT_TRUE(first.error);
+    EXPECT_EQ(second.transferred, 1U) << "the work was done";
+    ring->shut_down();
+  });
+  EXPECT_TRUE(end.ok()) << end;
+}
+
 }  // namespace

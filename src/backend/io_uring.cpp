@@ -135,19 +135,20 @@ class ring final : public backend {
   void post_hook() noexcept;
   void fill_and_submit() noexcept;
   bool submit_filled() noexcept;
-  void take_back(int error) noexcept;
+  void take_back() noexcept;
   void reap(operation_list& done) noexcept;
+  void hand_over(operation_list to_pool) noexcept;
   void arm() noexcept;
   void retry_later() noexcept;
   bool has_opcode(const operation& op) const noexcept;
   void prepare(io_uring_sqe& sqe, operation& op);
   void prepare_transfer(io_uring_sqe& sqe, operation& op, std::uint8_t opcode,
                         std::uint8_t vector_opcode);
-  bool complete(operation& op, int result, operation_list& to_pool) noexcept;
+  bool complete(operation& op, int result) noexcept;
 
   asio::detail::scheduler& scheduler_;
   inline_executor executor_;
-  thread_pool pool_;  // what has no opcode
+  std::optional<thread_pool> pool_;  // what has no opcode
   io_uring ring_{};
   bool is_set_up_ = false;
   std::array<bool, 256> opcodes_{};
@@ -160,6 +161,7 @@ class ring final : public backend {
   bool stopping_ = false;
   unsigned in_flight_ = 0;
   operation_list queued_;
+  operation_list to_pool_;                     // collected under the mutex, handed over without it
   std::deque<std::array<iovec, 16>> vectors_;  // the kernel reads them until the submission
   std::optional<descriptor> readable_;
   std::optional<timer> retry_;
@@ -225,6 +227,7 @@ std::error_code ring::set_up(unsigned entries, std::string& reason) {
     return error;
   }
   retry_.emplace(executor_);
+  pool_.emplace();
   return {};
 }
 
@@ -257,7 +260,7 @@ bool ring::has_opcode(const operation& op) const noexcept {
 }
 
 void ring::submit(operation& op) noexcept {
-  if (!has_opcode(op)) return pool_.submit(op);
+  if (!has_opcode(op)) return pool_->submit(op);
   {
     std::lock_guard lock(mutex_);
     if (!stopping_) {
@@ -351,7 +354,7 @@ bool ring::submit_filled() noexcept {
     const int r = io_uring_submit(&ring_);
     if (r > 0 || r == -EINTR) continue;
     if (r < 0 && r != -EAGAIN && r != -EBUSY)
-      take_back(-r);
+      take_back();
     else if (r <= 0)
       return false;
   }
@@ -360,7 +363,7 @@ bool ring::submit_filled() noexcept {
 }
 
 // The kernel refuses for good (a filter installed later, say): the pool does what was filled in.
-void ring::take_back(int) noexcept {
+void ring::take_back() noexcept {
   io_uring_sq& sq = ring_.sq;
   unsigned head = *sq.khead;
   const unsigned tail = *sq.ktail;
@@ -369,7 +372,7 @@ void ring::take_back(int) noexcept {
     --in_flight_;
     if (op == nullptr) continue;
     op->place.store(0, std::memory_order_relaxed);
-    pool_.submit(*op);
+    to_pool_.push(*op);
   }
   *sq.ktail = *sq.khead;
   sq.sqe_head = sq.sqe_tail = *sq.khead;
@@ -407,7 +410,7 @@ void ring::retry_later() noexcept {
 // ---------------------------------------------------------------------------------------------------------------
 
 // True: `op` is done. False: it is on its way again.
-bool ring::complete(operation& op, int result, operation_list& to_pool) noexcept {
+bool ring::complete(operation& op, int result) noexcept {
   if (result >= 0) {
     if (op.what != call::write_file && op.what != call::read_file) return true;
     op.transferred += static_cast<std::uint64_t>(result);
@@ -440,7 +443,7 @@ bool ring::complete(operation& op, int result, operation_list& to_pool) noexcept
   case EFAULT:
     // The kernel's workers belong to the thread that submitted. When it ends, they cannot bring in
     // a page of the buffer any more, and say so with this. The pool finds out whether it is true.
-    to_pool.push(op);
+    to_pool_.push(op);
     return false;
   default:
     break;
@@ -450,7 +453,6 @@ bool ring::complete(operation& op, int result, operation_list& to_pool) noexcept
 }
 
 void ring::reap(operation_list& done) noexcept {
-  operation_list to_pool;
   for (;;) {
     std::array<io_uring_cqe*, 64> cqes;
     const unsigned n =
@@ -464,12 +466,17 @@ void ring::reap(operation_list& done) noexcept {
       // thread to this one.
       static_cast<void>(op->handover.load(std::memory_order_acquire));
       op->place.store(0, std::memory_order_relaxed);
-      if (complete(*op, cqes[i]->res, to_pool)) done.push(*op);
+      if (complete(*op, cqes[i]->res)) done.push(*op);
     }
     io_uring_cq_advance(&ring_, n);
   }
+}
+
+// Not under the mutex: a pool that is shut down ends an operation at once, and whatever that leads
+// to may come back here.
+void ring::hand_over(operation_list to_pool) noexcept {
   while (operation* op = to_pool.pop())
-    pool_.submit(*op);
+    pool_->submit(*op);
 }
 
 // The wait is there only while something is in flight: it counts as work, and would keep run() from
@@ -488,6 +495,7 @@ void ring::arm() noexcept {
 
 void ring::turn(wake why) noexcept {
   operation_list done;
+  operation_list to_pool;
   {
     std::lock_guard lock(mutex_);
     switch (why) {
@@ -512,7 +520,9 @@ void ring::turn(wake why) noexcept {
     // kernel takes nothing now, the timer is the next occasion.
     if (!queued_.empty() && in_flight_ < ring_.cq.ring_entries && !retrying_) post_hook();
     arm();
+    to_pool = std::exchange(to_pool_, {});
   }
+  hand_over(std::move(to_pool));
   while (operation* op = done.pop())
     op->done(op);
 }
@@ -521,8 +531,8 @@ void ring::turn(wake why) noexcept {
 // ----------------------------------------------------------------------------------------------------------------
 
 bool ring::withdraw(operation& op, bool interrupt) noexcept {
-  if (pool_.withdraw(op, interrupt)) return true;
-  std::lock_guard lock(mutex_);
+  if (pool_->withdraw(op, interrupt)) return true;
+  std::unique_lock lock(mutex_);
   if (op.place.load(std::memory_order_relaxed) == place_queued &&
       (interrupt || op.transferred == 0) && queued_.remove(op)) {
     op.place.store(0, std::memory_order_relaxed);
@@ -531,18 +541,27 @@ bool ring::withdraw(operation& op, bool interrupt) noexcept {
   if (op.place.load(std::memory_order_relaxed) != place_running || !interrupt) return false;
   io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
   if (sqe == nullptr && submit_filled()) sqe = io_uring_get_sqe(&ring_);
-  if (sqe == nullptr) return false;  // it will end by itself
+  operation_list to_pool = std::exchange(to_pool_, {});
+  if (sqe == nullptr) {
+    // It will end by itself.
+    lock.unlock();
+    hand_over(std::move(to_pool));
+    return false;
+  }
   // Should the operation end before this is read, its address may belong to a later one: whose own
   // entry comes later too.
   io_uring_prep_cancel(sqe, &op, 0);
   io_uring_sqe_set_data(sqe, nullptr);
   ++in_flight_;
   if (!stopping_) post_hook();
+  lock.unlock();
+  hand_over(std::move(to_pool));
   return false;
 }
 
 void ring::shut_down() noexcept {
   operation_list done;
+  operation_list to_pool;
   {
     std::unique_lock lock(mutex_);
     if (stopping_) return;
@@ -551,7 +570,7 @@ void ring::shut_down() noexcept {
       // The kernel may still write to memory of ours: nothing is let go of before every answer is
       // here.
       const int r = io_uring_submit_and_wait(&ring_, 1);
-      if (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY) take_back(-r);
+      if (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY) take_back();
       reap(done);
     }
     while (operation* op = queued_.pop()) {
@@ -559,12 +578,14 @@ void ring::shut_down() noexcept {
       op->dropped = true;
       done.push(*op);
     }
+    to_pool = std::exchange(to_pool_, {});
     readable_.reset();
     retry_.reset();
   }
+  hand_over(std::move(to_pool));
   while (operation* op = done.pop())
     op->done(op);
-  pool_.shut_down();
+  pool_->shut_down();
 }
 
 }  // namespace

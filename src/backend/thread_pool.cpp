@@ -14,20 +14,24 @@ constexpr std::uint8_t queued = 1;
 
 thread_pool::thread_pool(unsigned threads) : most_threads_(threads) {
   threads_.reserve(threads);
+  std::lock_guard lock(mutex_);
+  start_thread();
 }
 
 thread_pool::~thread_pool() {
   shut_down();
 }
 
+// It counts as idle before it runs, so that what comes next does not start another one.
+void thread_pool::start_thread() {
+  threads_.emplace_back([this] { run(); });
+  ++idle_;
+}
+
 void thread_pool::submit(operation& op) noexcept {
-  bool refused = false;
   {
     std::lock_guard lock(mutex_);
-    if (stopping_) {
-      refused = true;
-      op.dropped = true;
-    } else {
+    if (!stopping_) {
       op.place.store(queued, std::memory_order_relaxed);
       queue_.push(op);
       ++queued_;
@@ -35,20 +39,16 @@ void thread_pool::submit(operation& op) noexcept {
         wake_.notify_one();
       } else if (threads_.size() < most_threads_) {
         try {
-          threads_.emplace_back([this] { run(); });
-        } catch (const std::system_error& e) {
-          if (threads_.empty()) {
-            // Not even one thread to be had.
-            queue_.remove(op);
-            --queued_;
-            refused = true;
-            op.error = e.code();
-          }
+          start_thread();
+        } catch (...) {
+          // Those that are there do it, only later.
         }
       }
+      return;
     }
   }
-  if (refused) op.done(&op);
+  op.dropped = true;
+  op.done(&op);
 }
 
 bool thread_pool::withdraw(operation& op, bool interrupt) noexcept {
@@ -65,7 +65,6 @@ void thread_pool::run() noexcept {
   platform::block_signals();
   std::unique_lock lock(mutex_);
   for (;;) {
-    ++idle_;
     wake_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
     --idle_;
     operation* op = queue_.pop();
@@ -77,6 +76,7 @@ void thread_pool::run() noexcept {
     if (!op->dropped) platform::perform(*op);
     op->done(op);
     lock.lock();
+    ++idle_;
   }
 }
 

@@ -12,9 +12,13 @@
 MAPIO_NAMESPACE_BEGIN
 namespace detail {
 
-/// A few threads that make blocking calls. They start when there is work, and stay.
+/// A few threads that make blocking calls. The first one starts with the pool, and the others when
+/// there is work; they stay. So there is always one: what was submitted is carried out even where
+/// no more threads are to be had, and `done` is never called inside of submit(), but after a
+/// shutdown.
 class thread_pool final : public backend {
  public:
+  /// Throws std::system_error if there is no thread to be had.
   explicit thread_pool(unsigned threads = default_threads);
   ~thread_pool() override;
 
@@ -25,6 +29,7 @@ class thread_pool final : public backend {
   static constexpr unsigned default_threads = 4;
 
  private:
+  void start_thread();
   void run() noexcept;
 
   const unsigned most_threads_;
