@@ -275,6 +275,47 @@ TEST_F(AsioEdge, WithoutAThreadAnEngineIsRefusedAndNothingIsLost) {
   EXPECT_TRUE(end.ok()) << end;
 }
 
+// --- forks
+// -------------------------------------------------------------------------------------------------
+
+// A child that goes on running the context must not take what the kernel answers to its parent.
+TEST_F(AsioEdge, AForkedChildThatRunsTheContextLeavesTheParentAlone) {
+  mapped_file file = open_file(64 << 20);
+  const std::vector<char> bytes(4 << 20, 'x');
+  for (const bool submitted : {true, false}) {
+    int done = 0;
+    constexpr int updates = 8;
+    for (int i = 0; i < updates; ++i)
+      file.update_region(static_cast<std::uint64_t>(i) * bytes.size(), asio::buffer(bytes),
+                         [&](std::error_code error, std::size_t n) {
+                           EXPECT_FALSE(error) << error.message();
+                           EXPECT_EQ(n, bytes.size());
+                           ++done;
+                         });
+    file.flush([&](std::error_code error) {
+      EXPECT_FALSE(error) << error.message();
+      ++done;
+    });
+    io.restart();
+    if (submitted) io.poll();
+    io.notify_fork(asio::execution_context::fork_prepare);
+    const support::child_end end = support::in_child([&] {
+      io.notify_fork(asio::execution_context::fork_child);
+      io.run_for(std::chrono::milliseconds(300));
+      file.cancel();
+      std::error_code error;
+      file.flush([&](std::error_code e) { error = e; });
+      io.run_for(std::chrono::milliseconds(100));
+      EXPECT_EQ(error, mapio::errc::unsupported);
+    });
+    EXPECT_TRUE(end.ok()) << end;
+    io.notify_fork(asio::execution_context::fork_parent);
+    io.run_for(std::chrono::seconds(20));
+    EXPECT_EQ(done, updates + 1);
+    if (done != updates + 1) std::abort();  // they refer to what is about to go
+  }
+}
+
 }  // namespace
 
 // Only counts; what is allocated and freed is the ordinary memory.

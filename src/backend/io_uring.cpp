@@ -102,7 +102,7 @@ class ring final : public backend {
       : scheduler_(asio::use_service<asio::detail::scheduler>(context)), executor_(context),
         hook_(*this) {}
   ~ring() override {
-    if (is_set_up_) io_uring_queue_exit(&ring_);
+    if (is_set_up_ && !is_foreign()) io_uring_queue_exit(&ring_);
   }
 
   std::error_code set_up(unsigned entries, std::string& reason);
@@ -131,6 +131,10 @@ class ring final : public backend {
   };
   enum class wake { posted, readable, timer, asked };
 
+  // A forked child shares the ring's memory with its parent, and would take its completions. It
+  // must not even lock the mutex, which another thread of the parent's may have held.
+  bool is_foreign() const noexcept { return generation_ != platform::fork_generation(); }
+
   void turn(wake why) noexcept;
   void post_hook() noexcept;
   void fill_and_submit() noexcept;
@@ -146,6 +150,7 @@ class ring final : public backend {
                         std::uint8_t vector_opcode);
   bool complete(operation& op, int result) noexcept;
 
+  const unsigned generation_ = platform::fork_generation();
   asio::detail::scheduler& scheduler_;
   inline_executor executor_;
   std::optional<thread_pool> pool_;  // what has no opcode
@@ -212,6 +217,8 @@ std::error_code ring::set_up(unsigned entries, std::string& reason) {
     return refuse("io_uring_enter", -r, reason);
   io_uring_cqe_seen(&ring_, cqe);
 
+  // What touches the ring in a child all the same is then the child's problem, not the parent's.
+  static_cast<void>(io_uring_ring_dontfork(&ring_));
   unsigned workers[2] = {kernel_workers, 0};
   io_uring_register_iowq_max_workers(&ring_, workers);  // before Linux 5.15 the default stays
 
@@ -260,8 +267,8 @@ bool ring::has_opcode(const operation& op) const noexcept {
 }
 
 void ring::submit(operation& op) noexcept {
-  if (!has_opcode(op)) return pool_->submit(op);
-  {
+  if (!is_foreign()) {
+    if (!has_opcode(op)) return pool_->submit(op);
     std::lock_guard lock(mutex_);
     if (!stopping_) {
       op.place.store(place_queued, std::memory_order_relaxed);
@@ -496,6 +503,7 @@ void ring::arm() noexcept {
 void ring::turn(wake why) noexcept {
   operation_list done;
   operation_list to_pool;
+  if (is_foreign()) return;
   {
     std::lock_guard lock(mutex_);
     switch (why) {
@@ -531,6 +539,7 @@ void ring::turn(wake why) noexcept {
 // ----------------------------------------------------------------------------------------------------------------
 
 bool ring::withdraw(operation& op, bool interrupt) noexcept {
+  if (is_foreign()) return false;
   if (pool_->withdraw(op, interrupt)) return true;
   std::unique_lock lock(mutex_);
   if (op.place.load(std::memory_order_relaxed) == place_queued &&
@@ -562,6 +571,7 @@ bool ring::withdraw(operation& op, bool interrupt) noexcept {
 void ring::shut_down() noexcept {
   operation_list done;
   operation_list to_pool;
+  if (is_foreign()) return;
   {
     std::unique_lock lock(mutex_);
     if (stopping_) return;

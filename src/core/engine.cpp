@@ -66,6 +66,11 @@ bool engine::is_foreign() const noexcept {
 }
 
 void engine::submit(operation& op) noexcept {
+  if (is_foreign()) {
+    op.dropped = true;
+    op.done(&op);
+    return;
+  }
   started_.load(std::memory_order_acquire)->submit(op);
 }
 
@@ -134,6 +139,7 @@ engine::withdrawal engine::withdraw(operation& op, bool interrupt) noexcept {
 }
 
 engine::withdrawal engine::cancel(operation& op, bool only_waiting) noexcept {
+  if (is_foreign()) return withdrawal::none;
   std::lock_guard lock(mutex_);
   return op.enrolled ? withdraw(op, !only_waiting) : withdrawal::none;
 }
@@ -153,6 +159,7 @@ void engine::end_all(withdrawn_lists& lists) noexcept {
 }
 
 void engine::cancel_if(bool (*match)(const operation&, const void*), const void* what) noexcept {
+  if (is_foreign()) return;
   withdrawn_lists withdrawn;
   {
     std::lock_guard lock(mutex_);

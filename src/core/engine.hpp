@@ -63,6 +63,7 @@ class engine final : public performer, public std::enable_shared_from_this<engin
   /// Never used twice in a process.
   std::uint64_t id() const noexcept { return id_; }
 
+  /// In a forked child drops it.
   void submit(operation& op) noexcept override;
   /// Makes an operation known as outstanding, so that cancel and shutdown find it. False: shut
   /// down.
