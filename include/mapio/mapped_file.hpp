@@ -60,12 +60,15 @@ class basic_mapped_file {
   using token_type = detail::default_token<Executor>;
 
  public:
+  /// Names the executor that verbs use when a handler has none of its own.
   using executor_type = Executor;
+  /// Names the type of what the OS calls an open file.
   using native_handle_type = mapping::native_handle_type;
 
   /// Names the same type on another executor.
   template <class Other>
   struct rebind_executor {
+    /// Names it.
     using other = basic_mapped_file<Other>;
   };
 
@@ -87,7 +90,9 @@ class basic_mapped_file {
   requires std::constructible_from<Executor, const Other&> &&
       (!std::same_as<Executor, Other>)basic_mapped_file(const basic_mapped_file<Other>& other)
       : executor_(other.executor_), home_(other.home_), handle_(other.handle_) {}
+  /// Makes another handle to the same state, open or not.
   basic_mapped_file(const basic_mapped_file&) = default;
+  /// Lets go of this handle's state and shares that of the other one.
   basic_mapped_file& operator=(const basic_mapped_file&) = default;
   /// Leaves `other` without state: its verbs complete with errc::not_open.
   basic_mapped_file(basic_mapped_file&& other) noexcept
@@ -147,7 +152,17 @@ class basic_mapped_file {
     return initiate<detail::error_result>(std::forward<Token>(token),
                                           detail::open_arguments{path, options});
   }
-  /// Opens an existing file for reading.
+  /// Opens an existing file for reading: open() with options that are all left alone.
+  ///
+  /// @param path  As above.
+  /// @par Completion signature
+  ///   void(std::error_code)
+  /// @par Errors
+  ///   As mapping::open.
+  /// @par Cancellation
+  ///   terminal, partial, total; queued only.
+  /// @par Example
+  ///   co_await file.open("data");
   template <class Token = token_type>
   requires(!std::same_as<std::decay_t<Token>, open_options>) auto open(
       const std::filesystem::path& path, Token&& token = Token()) {
@@ -230,12 +245,32 @@ class basic_mapped_file {
   }
 
   /// Makes everything written so far survive power loss; see flush_range().
+  ///
+  /// @par Completion signature
+  ///   void(std::error_code)
+  /// @par Errors
+  ///   As flush_range(), but errc::out_of_range.
+  /// @par Cancellation
+  ///   As flush_range().
+  /// @par Example
+  ///   co_await file.flush();
   template <class Token = token_type>
   requires(!std::same_as<std::decay_t<Token>, durability>) auto flush(Token&& token = Token()) {
     return flush(durability::durable, std::forward<Token>(token));
   }
   /// Makes everything written so far survive power loss, or with durability::started begins to
   /// write it back.
+  ///
+  /// @param level  durability::durable is flush(). With durability::started nothing is promised:
+  /// write-back of what was dirty has begun at completion, and all of it still counts as dirty.
+  /// @par Completion signature
+  ///   void(std::error_code)
+  /// @par Errors
+  ///   As flush(). With durability::started errc::not_open, else the OS code; it does not poison.
+  /// @par Cancellation
+  ///   As flush_range(). With durability::started terminal, partial, total; queued only.
+  /// @par Example
+  ///   co_await file.flush(mapio::durability::started);
   template <class Token = token_type>
   auto flush(durability level, Token&& token = Token()) {
     return initiate<detail::error_result>(
@@ -267,7 +302,20 @@ class basic_mapped_file {
       std::uint64_t offset, std::uint64_t length, Token&& token = Token()) {
     return flush_range(offset, length, durability::durable, std::forward<Token>(token));
   }
-  /// Flushes a range, or with durability::started begins to write it back.
+  /// Makes a range survive power loss, or with durability::started begins to write it back.
+  ///
+  /// @param offset  Bytes from the start of the file; any alignment.
+  /// @param length  Bytes; 0 completes at once with success.
+  /// @param level   As for flush(durability).
+  /// @par Completion signature
+  ///   void(std::error_code)
+  /// @par Errors
+  ///   As flush_range() above. With durability::started errc::out_of_range, errc::not_open, else
+  ///   the OS code; it does not poison.
+  /// @par Cancellation
+  ///   As flush(durability).
+  /// @par Example
+  ///   co_await file.flush_range(0, 4096, mapio::durability::started);
   template <class Token = token_type>
   auto flush_range(std::uint64_t offset, std::uint64_t length, durability level,
                    Token&& token = Token()) {
@@ -301,7 +349,18 @@ class basic_mapped_file {
         std::forward<Token>(token), detail::range_arguments{detail::verb::resize, 0, new_size});
   }
 
-  /// Brings the whole file into memory, off the loop.
+  /// Brings the whole file into memory, off the loop; see prefetch(offset, length).
+  ///
+  /// The file counts as it is when the verb is initiated.
+  ///
+  /// @par Completion signature
+  ///   void(std::error_code)
+  /// @par Errors
+  ///   errc::not_open; errc::page_fault: the file was truncated by somebody else. Else the OS code.
+  /// @par Cancellation
+  ///   terminal, partial, total; between pieces of a few MiB.
+  /// @par Example
+  ///   co_await file.prefetch();
   template <class Token = token_type>
   auto prefetch(Token&& token = Token()) {
     return initiate<detail::error_result>(

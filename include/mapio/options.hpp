@@ -49,7 +49,15 @@ enum class write_path {
 };
 
 /// Tells the kernel how a range will be used.
-enum class advice { normal, sequential, random, will_need, dont_need, cold, huge_pages };
+enum class advice {
+  normal,      ///< Nothing in particular: the kernel's default read-ahead.
+  sequential,  ///< From front to back: reads further ahead, and lets go of pages early.
+  random,      ///< Here and there: no read-ahead.
+  will_need,   ///< Soon: starts to read it in.
+  dont_need,   ///< Not any more: takes the pages out of this mapping; the file keeps its bytes.
+  cold,        ///< Not soon: its pages are the first to go when memory runs short.
+  huge_pages,  ///< Large pages are wanted, where the file system has them.
+};
 
 /// Says when writes become durable without an explicit flush.
 ///
@@ -70,7 +78,13 @@ enum class advice { normal, sequential, random, will_need, dont_need, cold, huge
 class flush_policy {
  public:
   /// Names the kind of a policy.
-  enum class trigger : std::uint8_t { manual, always, bytes, writes, interval };
+  enum class trigger : std::uint8_t {
+    manual,    ///< Nothing does.
+    always,    ///< Every update_region.
+    bytes,     ///< A number of bytes written.
+    writes,    ///< A number of updates.
+    interval,  ///< Time.
+  };
 
   /// Flushes only when asked; the default.
   static constexpr flush_policy manual() noexcept { return {trigger::manual, 0}; }
@@ -97,6 +111,7 @@ class flush_policy {
   /// Returns the threshold: bytes, writes or milliseconds, by kind(); 0 for manual and always.
   constexpr std::uint64_t threshold() const noexcept { return threshold_; }
 
+  /// Tells whether two policies do the same.
   friend constexpr bool operator==(const flush_policy&, const flush_policy&) noexcept = default;
 
  private:
@@ -116,15 +131,20 @@ class flush_policy {
 ///   mapio::mapping log{"log", {.mode = mapio::access::read_write,
 ///                              .create = mapio::disposition::open_or_create, .size = 1 << 20}};
 struct open_options {
+  /// What the mapping may do with the file.
   access mode = access::read_only;
+  /// What happens if the file exists, or does not.
   disposition create = disposition::open_existing;
   /// Bytes of the file when this call creates it; 0 is fine. Ignored for a file that exists and is
   /// kept.
   std::uint64_t size = 0;
   /// Bytes of address space to reserve for growth; 0 chooses (see docs/guarantees.md).
   std::uint64_t reserve = 0;
+  /// When writes become durable without an explicit flush.
   flush_policy policy = flush_policy::manual();
+  /// Whether open brings all pages in.
   prefault touch = prefault::never;
+  /// How awaited updates move their bytes; for tuning, the result is the same.
   write_path writes = write_path::automatic;
   /// Allocates blocks on create and grow, so that a full disk is an error_code there and not a
   /// fault later.

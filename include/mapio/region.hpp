@@ -31,13 +31,17 @@ struct region_access;
 ///   mapio::region head = file.view(0, 4096); co_await asio::async_write(socket, head);
 class region : public asio::const_buffer {
  public:
+  /// Names the type of what it is a range of.
   using value_type = std::byte;
+  /// Names the type of what begin() and end() return.
   using const_iterator = const std::byte*;
 
   /// Makes an empty region that pins nothing.
   region() noexcept = default;
+  /// Pins the same bytes once more.
   region(const region&) = default;
-  region& operator=(const region&) = default;
+  /// Drops what this region pinned, and pins the same bytes as `other` does.
+  region& operator=(const region& other) = default;
   /// Leaves `other` empty.
   region(region&& other) noexcept
       : const_buffer(std::exchange(other.buffer(), {})), pin_(std::move(other.pin_)),
@@ -49,6 +53,7 @@ class region : public asio::const_buffer {
     pin_ = std::move(other.pin_);
     return *this;
   }
+  /// Drops the pin.
   ~region() = default;
 
   /// Returns the address of the first byte; null when empty.
@@ -59,10 +64,13 @@ class region : public asio::const_buffer {
   std::uint64_t offset() const noexcept { return offset_; }
   /// Tells whether there is not a single byte.
   bool empty() const noexcept { return size() == 0; }
+  /// Returns the address of the first byte; null when empty.
   const std::byte* begin() const noexcept { return data(); }
+  /// Returns the address behind the last byte; null when empty.
   const std::byte* end() const noexcept { return data() + size(); }
   /// Returns the bytes; valid while a copy of this region lives.
   std::span<const std::byte> bytes() const noexcept { return {data(), size()}; }
+  /// Shows the bytes to what takes a span; valid while a copy of this region lives.
   operator std::span<const std::byte>() const noexcept { return bytes(); }
   /// Returns the bytes as text; valid while a copy of this region lives.
   std::string_view text() const noexcept {
@@ -108,13 +116,17 @@ class region : public asio::const_buffer {
 ///   auto header = file.mutable_view(0, 64); std::memcpy(header.data(), &h, sizeof h);
 class mutable_region : public asio::mutable_buffer {
  public:
+  /// Names the type of what it is a range of.
   using value_type = std::byte;
+  /// Names the type of what begin() and end() return.
   using iterator = std::byte*;
 
   /// Makes an empty region that pins nothing.
   mutable_region() noexcept = default;
+  /// Pins the same bytes once more.
   mutable_region(const mutable_region&) = default;
-  mutable_region& operator=(const mutable_region&) = default;
+  /// Drops what this region pinned, and pins the same bytes as `other` does.
+  mutable_region& operator=(const mutable_region& other) = default;
   /// Leaves `other` empty.
   mutable_region(mutable_region&& other) noexcept
       : mutable_buffer(std::exchange(other.buffer(), {})), pin_(std::move(other.pin_)),
@@ -126,6 +138,7 @@ class mutable_region : public asio::mutable_buffer {
     pin_ = std::move(other.pin_);
     return *this;
   }
+  /// Drops the pin.
   ~mutable_region() = default;
 
   /// Returns the address of the first byte; null when empty.
@@ -134,11 +147,15 @@ class mutable_region : public asio::mutable_buffer {
   std::uint64_t offset() const noexcept { return offset_; }
   /// Tells whether there is not a single byte.
   bool empty() const noexcept { return size() == 0; }
+  /// Returns the address of the first byte; null when empty.
   std::byte* begin() const noexcept { return data(); }
+  /// Returns the address behind the last byte; null when empty.
   std::byte* end() const noexcept { return data() + size(); }
   /// Returns the bytes; valid while a copy of this region lives.
   std::span<std::byte> bytes() const noexcept { return {data(), size()}; }
+  /// Shows the bytes to what takes a span; valid while a copy of this region lives.
   operator std::span<std::byte>() const noexcept { return bytes(); }
+  /// Shows the bytes to what takes a span; valid while a copy of this region lives.
   operator std::span<const std::byte>() const noexcept { return bytes(); }
   /// Moves the start forward by at most size() bytes; the pin stays as it is.
   mutable_region& operator+=(std::size_t n) noexcept {
