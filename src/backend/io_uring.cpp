@@ -37,6 +37,7 @@ namespace {
 // Not in the headers of Debian 12.
 constexpr std::uint8_t opcode_ftruncate = 55;
 constexpr int madvise_populate_read = 22;
+constexpr int madvise_populate_write = 23;
 
 constexpr unsigned default_entries = 256;
 constexpr unsigned completions_per_entry = 16;
@@ -253,6 +254,7 @@ bool ring::has_opcode(const operation& op) const noexcept {
   case call::start_writeback:
     return opcodes_[IORING_OP_SYNC_FILE_RANGE] && op.count <= 0xFFFFFFFF;
   case call::populate:
+  case call::populate_write:
     return opcodes_[IORING_OP_MADVISE] && op.count <= 0xFFFFFFFF;
   // With an address there is a page to be zeroed first.
   case call::allocate:
@@ -339,6 +341,10 @@ void ring::prepare(io_uring_sqe& sqe, operation& op) {
   case call::populate:
     io_uring_prep_rw(IORING_OP_MADVISE, &sqe, -1, op.address, static_cast<unsigned>(op.count), 0);
     sqe.fadvise_advice = madvise_populate_read;
+    break;
+  case call::populate_write:
+    io_uring_prep_rw(IORING_OP_MADVISE, &sqe, -1, op.address, static_cast<unsigned>(op.count), 0);
+    sqe.fadvise_advice = madvise_populate_write;
     break;
   case call::allocate:
     // The length travels in the address, the mode in the length.
