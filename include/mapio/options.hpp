@@ -39,13 +39,13 @@ enum class prefault {
   eager,  ///< Open completes when every page of the file is resident.
 };
 
-/// Chooses how mapped_file::update_region moves bytes.
+/// Chooses how update_region of both classes moves bytes; docs/performance.md says why.
 enum class write_path {
-  automatic,  ///< A store where the page is known to be at hand, else a write through the file;
-              ///< never waits.
-  mapped,  ///< Always a store into the mapping, off the loop where the page may have to be waited
-           ///< for.
-  file,    ///< Always a write through the file, off the loop; the mapping is not touched.
+  automatic,  ///< A store where the page was stored into since its last sync, else a write through
+              ///< the file, off the loop if awaited.
+  mapped,     ///< Always a store into the mapping; if awaited, off the loop.
+  file,       ///< Always a write through the file, off the loop if awaited; the mapping is not
+              ///< touched.
 };
 
 /// Tells the kernel how a range will be used.
@@ -183,8 +183,8 @@ struct file_stats {
   std::uint64_t stores =
       0;  ///< Awaited updates that were stored into the mapping on the calling thread.
   std::uint64_t worker_stores =
-      0;  ///< Awaited updates that were stored into the mapping by a worker.
-  std::uint64_t file_writes = 0;     ///< Awaited updates that went through the file.
+      0;  ///< Awaited updates that were stored into the mapping after a wait off the loop.
+  std::uint64_t file_writes = 0;     ///< Updates of both classes that went through the file.
   std::uint64_t reads_at_once = 0;   ///< Awaited reads and views whose pages were resident.
   std::uint64_t reads_off_loop = 0;  ///< Awaited reads and views that went off the loop.
   std::uint64_t moves = 0;           ///< Times that growth moved the mapping to a new address.
