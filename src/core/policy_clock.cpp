@@ -19,8 +19,7 @@ constexpr auto later = [](const auto& a, const auto& b) { return a.due > b.due; 
 
 }  // namespace
 
-policy_clock::policy_clock(policy_clock* previous)
-    : generation_(platform::fork_generation()), previous_(previous) {}
+policy_clock::policy_clock() : generation_(platform::fork_generation()) {}
 
 // Never destroyed: its threads may be at work when the process ends. A forked child has none of its
 // parent's threads, and cannot know who held the mutex: it gets a clock of its own.
@@ -29,7 +28,7 @@ constinit std::atomic<policy_clock*> policy_clock::current{nullptr};
 policy_clock& policy_clock::of_this_process() {
   policy_clock* known = current.load(std::memory_order_acquire);
   while (known == nullptr || known->generation_ != platform::fork_generation()) {
-    auto* fresh = new policy_clock(known);
+    auto* fresh = new policy_clock;
     if (current.compare_exchange_strong(known, fresh, std::memory_order_acq_rel)) return *fresh;
     delete fresh;
   }

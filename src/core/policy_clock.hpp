@@ -42,7 +42,7 @@ class policy_clock final : public performer {
     const file_state* which;  // also when it is gone
   };
 
-  explicit policy_clock(policy_clock* previous);
+  policy_clock();
   static policy_clock& of_this_process();
   static std::atomic<policy_clock*> current;
   void insert(entry added);
@@ -52,7 +52,6 @@ class policy_clock final : public performer {
   void tell_the_first(std::unique_lock<std::mutex>& lock) noexcept;
 
   const unsigned generation_;
-  policy_clock* const previous_;  // of the process that this one was forked from
 
   std::mutex mutex_;
   std::condition_variable wake_;
