@@ -643,6 +643,7 @@ TEST_F(FlushLanes, WhatAWaitingShrinkMaySpareIsFlushedWithTheWholeFile) {
   engine.finish_next();
   EXPECT_TRUE(all.completed && !all.error);
   EXPECT_TRUE(state->withdraw(shrink, true));
+  let_go(shrink);
   shrink.home->forget(shrink);
 }
 

@@ -139,7 +139,8 @@ void policy_clock::run() noexcept {
       wake_.wait(lock);
     } else {
       time_is_kept_ = true;
-      wake_.wait_until(lock, entries_.front().due);
+      const clock::time_point due = entries_.front().due;  // the entry may move meanwhile
+      wake_.wait_until(lock, due);
       time_is_kept_ = false;
       // Whoever has work leaves the time to somebody else.
       if (!calls_.empty()) wake_.notify_one();
