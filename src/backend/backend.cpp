@@ -24,8 +24,10 @@ class engine_service final : public asio::execution_context::service {
 
   explicit engine_service(asio::execution_context& context)
       : service(context), engine_(std::make_shared<engine>(context)) {
-    // Services are shut down newest first: the scheduler that we post to must be older than we are.
+    // Services are shut down newest first: the scheduler that we post to must be older than we are,
+    // and the reactor that other threads may still reach through us.
     asio::use_service<asio::detail::scheduler>(context);
+    create_services_for_io_uring(context);
   }
 
   const std::shared_ptr<engine>& get() const noexcept { return engine_; }

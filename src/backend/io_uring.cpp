@@ -606,6 +606,14 @@ void ring::shut_down() noexcept {
 
 }  // namespace
 
+void create_services_for_io_uring(asio::execution_context& context) noexcept {
+  try {
+    const asio::posix::basic_stream_descriptor<inline_executor> any{inline_executor(context)};
+  } catch (...) {
+    // What is not to be had is said when the ring is set up.
+  }
+}
+
 std::unique_ptr<backend> make_io_uring(asio::execution_context& context, std::string& reason,
                                        std::error_code& error, unsigned entries) {
   auto result = std::make_unique<ring>(context);

@@ -5,6 +5,8 @@
 MAPIO_NAMESPACE_BEGIN
 namespace detail {
 
+void create_services_for_io_uring(asio::execution_context&) noexcept {}
+
 std::unique_ptr<backend> make_io_uring(asio::execution_context&, std::string& reason,
                                        std::error_code& error, unsigned) {
   reason = "built without io_uring";

@@ -482,7 +482,8 @@ bool file_state::worth_storing(extent& e, std::uint64_t offset, std::uint64_t le
   std::uint64_t more = 0;
   // Folios are aligned to their size, and dirty or not as a whole. The page itself first: where the
   // kernel has written it since, nothing is known of its folio.
-  for (const std::uint64_t window_pages : {1, 8, 32, 128, 512}) {
+  constexpr std::array<std::uint64_t, 5> windows{1, 8, 32, 128, 512};
+  for (const std::uint64_t window_pages : windows) {
     const std::uint64_t window = window_pages * page;
     const std::uint64_t begin = offset / window * window;
     const std::uint64_t end = (offset + length + window - 1) / window * window;

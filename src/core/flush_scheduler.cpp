@@ -250,6 +250,7 @@ bool flush_scheduler::begin_sync(lane& l) noexcept {
 }
 
 void flush_scheduler::call_done(lane& l) noexcept {
+  const std::shared_ptr<file_state> keep = l.file;
   if (!l.dropped && !l.error && l.what == call::sync && l.with_name) {
     if (l.directory != nullptr) {
       l.what = call::sync_name;
