@@ -14,11 +14,13 @@
 #include <asio/execution_context.hpp>
 #include <asio/use_future.hpp>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <future>
+#include <limits>
 #include <memory>
 #include <new>
 #include <thread>
@@ -163,8 +165,10 @@ TEST_F(AsioEdge, EveryByteOfAVerbComesFromTheAssociatedAllocator) {
   std::array<asio::const_buffer, 20> buffers;
   buffers.fill(asio::buffer(bytes));
   asio::cancellation_signal signal;
-  // The first round may fill caches of Asio's, which the second one uses.
-  for (int round = 0; round < 3; ++round) {
+  // A round may fill caches of Asio's, or be the one for which a pool starts one more thread. What
+  // is the verb's own would be taken in each of them.
+  int least_taken = std::numeric_limits<int>::max();
+  for (int round = 0; round < 20; ++round) {
     arena memory;
     int calls = 0;
     const auto handler = asio::bind_allocator(arena_allocator<void>(memory),
@@ -173,20 +177,17 @@ TEST_F(AsioEdge, EveryByteOfAVerbComesFromTheAssociatedAllocator) {
                                                 EXPECT_EQ(n, 20 * bytes.size());
                                                 ++calls;
                                               });
-    int taken = 0;
     {
       const count_news counting;
       file.update_region(0, buffers, asio::bind_cancellation_slot(signal.slot(), handler));
-      taken = counted_news;
-    }
-    if (round != 0) {
-      EXPECT_EQ(taken, 0);
+      least_taken = std::min(least_taken, counted_news);
     }
     EXPECT_GE(memory.allocations, 2) << "the operation and its buffers";
     EXPECT_TRUE(support::run_to_end(io));
     EXPECT_EQ(calls, 1);
     EXPECT_EQ(memory.outstanding, 0) << "also of what the slot still refers to";
   }
+  EXPECT_EQ(least_taken, 0);
 }
 
 TEST_F(AsioEdge, ASlotMayOutliveTheOperationAndItsMemory) {
