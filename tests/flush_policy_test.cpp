@@ -386,12 +386,13 @@ TEST_F(mapped_file_policy, always_shares_the_syncs_of_updates_at_the_same_time) 
 }
 
 TEST_F(mapped_file_policy, every_bytes_and_every_writes_flush_in_the_background) {
+  const std::string nine = support::pattern(9);
   for (const flush_policy policy : {flush_policy::every_bytes(10), flush_policy::every_writes(2)}) {
     mapped_file file = opened(policy);
     const auto before = file.stats();
     outcome first;
     outcome second;
-    file.update_region(0, asio::buffer(support::pattern(9)), first.handler());
+    file.update_region(0, asio::buffer(nine), first.handler());
     ASSERT_TRUE(support::run_to_end(io_));
     EXPECT_EQ(file.stats().syncs, before.syncs);
     file.update_region(7 * page(), asio::buffer("x", 1), second.handler());
