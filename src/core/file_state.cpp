@@ -615,6 +615,8 @@ std::size_t file_state::load(std::uint64_t offset, void* bytes, std::size_t n,
     if (n == 0) return no_failure;
     done = platform::guarded_copy(bytes, e.base() + offset, n);
     if (done == n) return no_failure;
+    // Whole pages of the file; the copy also stops where a page of the destination ends.
+    done -= std::min<std::size_t>(done, (offset + done) % page_size());
     page_faults_.fetch_add(1, std::memory_order_relaxed);
     return errc::page_fault;
   });
