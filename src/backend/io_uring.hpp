@@ -10,8 +10,8 @@
 MAPIO_NAMESPACE_BEGIN
 namespace detail {
 
-/// Creates what of Asio the ring engine rests on, so that it is older than the engine's service, and
-/// shut down later.
+/// Creates what of Asio the ring engine rests on, so that it is older than the engine's service,
+/// and shut down later.
 void create_services_for_io_uring(asio::execution_context& context) noexcept;
 
 /// Makes the ring engine of a context. Null: not to be had, for `reason`; `error` is

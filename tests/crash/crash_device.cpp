@@ -84,7 +84,7 @@ bool append(const device& d, entry_kind kind, std::uint64_t value, const char* b
 }
 
 struct stat attributes(const device& d, fuse_ino_t inode) {
-  struct stat result{};
+  struct stat result {};
   result.st_ino = inode;
   result.st_nlink = 1;
   if (inode == FUSE_ROOT_ID) {
@@ -256,7 +256,7 @@ int main(int argc, char** argv) {
   device d;
   d.disk = std::atoi(argv[2]);
   d.log = std::atoi(argv[3]);
-  struct stat status{};
+  struct stat status {};
   if (::fstat(d.disk, &status) != 0) {
     std::perror("crash_device");
     return 1;

@@ -120,7 +120,7 @@ memory_file::memory_file(std::uint64_t size)
 }
 
 memory_file memory_file::copy_of(int file) {
-  struct stat status{};
+  struct stat status {};
   if (::fstat(file, &status) != 0) fail("fstat");
   memory_file copy(static_cast<std::uint64_t>(status.st_size));
   std::vector<char> piece(std::size_t{1} << 20);

@@ -30,7 +30,7 @@ namespace {
 // ------------------------------------------------------------------------------------
 
 recording::recording(memory_file base, const memory_file& log) : base_(std::move(base)) {
-  struct stat status{};
+  struct stat status {};
   if (::fstat(log.fd(), &status) != 0) fail("fstat");
   log_size_ = static_cast<std::size_t>(status.st_size);
   if (log_size_ == 0) return;
