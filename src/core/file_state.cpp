@@ -453,9 +453,15 @@ void file_state::mark_dirty(extent& e, std::uint64_t begin, std::uint64_t end,
                             std::uint32_t failures_seen) noexcept {
   if (options_.mode != access::read_write) [[unlikely]]
     return;
-  e.dirty.mark(begin, end);
+  mark_written(e, begin, end, failures_seen);
   if (!e.unannounced.load(std::memory_order_relaxed)) [[unlikely]]
     e.unannounced.store(true, std::memory_order_relaxed);
+}
+
+// For a write through the file, of which the kernel tells watchers itself.
+void file_state::mark_written(extent& e, std::uint64_t begin, std::uint64_t end,
+                              std::uint32_t failures_seen) noexcept {
+  e.dirty.mark(begin, end);
   if (flushes_.failures() != failures_seen) [[unlikely]]
     flushes_.lose(begin, end);
 }
@@ -532,7 +538,7 @@ std::size_t file_state::write_through(std::uint64_t offset, const void* bytes, s
     op.buffers = &buffer;
     op.buffer_count = 1;
     platform::perform(op);
-    if (op.transferred != 0) mark_dirty(*e, offset, offset + op.transferred, op.failures_seen);
+    if (op.transferred != 0) mark_written(*e, offset, offset + op.transferred, op.failures_seen);
   }
   let_go(op);
   return static_cast<std::size_t>(op.transferred);
@@ -988,12 +994,9 @@ bool file_state::start_update(operation& op) noexcept {
   op.at = op.offset;
   op.count = op.length;
   op.done = [](operation* self) noexcept {
-    if (self->transferred != 0) {
-      flush_scheduler& flushes = self->file->flushes_;
-      self->range.owner()->dirty.mark(self->offset, self->offset + self->transferred);
-      if (flushes.failures() != self->failures_seen)
-        flushes.lose(self->offset, self->offset + self->transferred);
-    }
+    if (self->transferred != 0)
+      self->file->mark_written(*self->range.owner(), self->offset, self->offset + self->transferred,
+                               self->failures_seen);
     if (self->dropped || self->file->end_update(*self)) finish(*self);
   };
   return submit(op);
