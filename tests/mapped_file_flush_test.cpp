@@ -1,0 +1,753 @@
+#include <mapio/mapped_file.hpp>
+
+#include "faults/syscall_gate.hpp"
+#include "mapped_file_fixture.hpp"
+#include "support.hpp"
+
+#include <mapio/backend.hpp>
+
+#include <asio/awaitable.hpp>
+#include <asio/bind_cancellation_slot.hpp>
+#include <asio/buffer.hpp>
+#include <asio/cancellation_signal.hpp>
+#include <asio/co_spawn.hpp>
+#include <asio/experimental/awaitable_operators.hpp>
+#include <asio/io_context.hpp>
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <memory>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <sys/inotify.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+namespace {
+
+namespace fs = std::filesystem;
+using namespace asio::experimental::awaitable_operators;
+using mapio::durability;
+using mapio::errc;
+using mapio::mapped_file;
+using mapio::open_options;
+using mapio::write_path;
+using support::code_of;
+using support::copy_on_write;
+using support::creating;
+using support::eventually;
+using support::into;
+using support::mapped_file_test;
+using support::outcome;
+using support::page;
+using support::pattern;
+using support::read_all;
+using support::read_file;
+using support::read_write;
+using support::run_to_end;
+using support::run_until;
+using support::same;
+using support::to_string;
+using support::write_file;
+
+const std::error_code aborted = asio::error::operation_aborted;
+constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
+
+using mapped_file_flush = mapped_file_test;
+using mapped_file_announce = mapped_file_test;
+
+// --- flush
+// -------------------------------------------------------------------------------------------
+
+TEST_F(mapped_file_flush, costs_nothing_where_nothing_was_written) {
+  mapped_file file = created(4 * page());
+  run([&]() -> work {
+    EXPECT_EQ(file.stats().syncs, 0U);
+    co_await file.flush();
+    EXPECT_GE(file.stats().syncs, 1U) << "the first one after a create";
+    const auto before = file.stats();
+    co_await file.flush();
+    co_await file.flush_range(0, 4 * page());
+    co_await file.flush_range(0, 0);
+    EXPECT_EQ(file.stats().syncs, before.syncs);
+    EXPECT_GE(file.stats().clean_flushes, before.clean_flushes + 2);
+  });
+}
+
+TEST_F(mapped_file_flush, holds_to_the_bounds_of_the_file) {
+  mapped_file file = created(2 * page());
+  run([&]() -> work {
+    std::error_code ec;
+    co_await file.flush_range(2 * page(), 0, into(ec));
+    EXPECT_FALSE(ec);
+    for (const auto& [offset, length] : std::vector<std::pair<std::uint64_t, std::uint64_t>>{
+             {2 * page(), 1}, {0, most}, {most, 1}, {most, most}, {2 * page() + 1, 0}}) {
+      co_await file.flush_range(offset, length, into(ec));
+      EXPECT_EQ(ec, errc::out_of_range) << offset << " + " << length;
+      co_await file.flush_range(offset, length, durability::started, into(ec));
+      EXPECT_EQ(ec, errc::out_of_range) << offset << " + " << length;
+    }
+  });
+}
+
+TEST_F(mapped_file_flush, that_only_starts_writing_makes_nothing_durable) {
+  mapped_file file = created(4 * page());
+  run([&]() -> work {
+    co_await file.flush();
+    co_await file.update_region(0, asio::buffer("x", 1));
+    co_await file.flush(durability::started);
+    co_await file.flush_range(0, page(), durability::started);
+    const auto syncs = file.stats().syncs;
+    co_await file.flush();
+    EXPECT_GT(file.stats().syncs, syncs);
+  });
+}
+
+TEST_F(mapped_file_flush, by_a_thousand_at_once_shares_few_syncs) {
+  constexpr std::uint64_t count = 1000;
+  mapped_file file = created(count * 64);
+  run([&]() -> work { co_await file.flush(); });
+  const auto before = file.stats();
+  std::uint64_t done = 0;
+  for (std::uint64_t i = 0; i < count; ++i)
+    asio::co_spawn(
+        io_,
+        [](mapped_file f, std::uint64_t at) -> work {
+          co_await f.update_region(at, asio::buffer("x", 1));
+          co_await f.flush();
+        }(file, i * 64),
+        [&](std::exception_ptr e) {
+          EXPECT_FALSE(e);
+          ++done;
+        });
+  ASSERT_TRUE(run_to_end(io_));
+  EXPECT_EQ(done, count);
+  const auto after = file.stats();
+  EXPECT_EQ(after.flush_calls - before.flush_calls, count);
+  EXPECT_LE((after.syncs - before.syncs) * 20, count);
+  EXPECT_GE(after.syncs - before.syncs, 1U);
+  EXPECT_EQ(file.pending_bytes(), 0U);
+}
+
+TEST_F(mapped_file_flush, of_ranges_by_many_at_once_leaves_nothing_dirty) {
+  constexpr std::uint64_t count = 200;
+  mapped_file file = created(count * page());
+  run([&]() -> work { co_await file.flush(); });
+  std::uint64_t done = 0;
+  for (std::uint64_t i = 0; i < count; ++i)
+    asio::co_spawn(
+        io_,
+        [](mapped_file f, std::uint64_t at) -> work {
+          co_await f.update_region(at, asio::buffer("x", 1));
+          co_await f.flush_range(at, 1);
+        }(file, i * page()),
+        [&](std::exception_ptr e) {
+          EXPECT_FALSE(e);
+          ++done;
+        });
+  ASSERT_TRUE(run_to_end(io_));
+  EXPECT_EQ(done, count);
+  EXPECT_EQ(file.pending_bytes(), 0U);
+}
+
+/// Runs `body` on the thread pool engine, whose syncs can be held and failed. The body gets a
+/// context of its own.
+class mapped_file_held_sync : public mapped_file_test {
+ protected:
+  using gate_type = faults::syscall_gate;
+
+  template <class Body>
+  void on_the_pool(Body body) {
+    if (!gate_.run([&] {
+          asio::io_context io;
+          mapio::use_backend(io, mapio::backend_kind::thread_pool);
+          mapped_file file(io);
+          support::run_coroutine(io, [&]() -> work {
+            co_await file.open(path_, creating(8 * page()));
+            co_await file.flush();
+            co_await file.update_region(0, asio::buffer("x", 1));
+          });
+          body(io, file);
+        }))
+      GTEST_SKIP() << "seccomp does not let us hold system calls";
+  }
+
+  template <class Action>
+  void expect_waiters_to_be_let_go_by(Action action) {
+    on_the_pool([&](asio::io_context& io, mapped_file& file) {
+      hold_next_ = true;
+      outcome running;
+      outcome queued;
+      outcome closed;
+      file.flush(running.handler());
+      io.restart();
+      io.poll();
+      gate_.wait_until_held();
+      file.map().update_region(page(), asio::buffer("x", 1));
+      file.flush(queued.handler());
+      action(file, closed);
+      EXPECT_TRUE(run_until(io, [&] { return running.calls > 0 && queued.calls > 0; }));
+      EXPECT_EQ(running.error, aborted);
+      EXPECT_EQ(queued.error, aborted);
+      gate_.release();
+      ASSERT_TRUE(run_to_end(io));
+      EXPECT_EQ(running.calls, 1);
+      EXPECT_EQ(queued.calls, 1);
+      EXPECT_FALSE(closed.error) << closed.error.message();
+    });
+  }
+
+  std::atomic<bool> hold_next_ = false;
+  std::atomic<int> fail_next_ = 0;
+  gate_type gate_{gate_type::syncs(), [this](const gate_type::call&) {
+                    if (hold_next_.exchange(false)) return gate_type::hold;
+                    if (fail_next_ > 0) {
+                      --fail_next_;
+                      return gate_type::fail(EIO);
+                    }
+                    return gate_type::pass;
+                  }};
+};
+
+TEST_F(mapped_file_held_sync, gathers_later_flushes_behind_it) {
+  on_the_pool([&](asio::io_context& io, mapped_file& file) {
+    const auto before = file.stats();
+    hold_next_ = true;
+    outcome first;
+    file.flush(first.handler());
+    io.restart();
+    io.poll();
+    gate_.wait_until_held();
+    std::array<outcome, 20> later;
+    for (std::size_t i = 0; i < later.size(); ++i) {
+      file.map().update_region(page() + i, asio::buffer("y", 1));
+      file.flush(later[i].handler());
+    }
+    while (io.poll() > 0) {
+    }
+    EXPECT_EQ(first.calls, 0);
+    for (const outcome& o : later)
+      EXPECT_EQ(o.calls, 0);
+    gate_.release();
+    ASSERT_TRUE(run_to_end(io));
+    EXPECT_TRUE(first.ok());
+    for (const outcome& o : later)
+      EXPECT_TRUE(o.ok());
+    EXPECT_EQ(file.stats().syncs, before.syncs + 2);
+    EXPECT_EQ(file.pending_bytes(), 0U);
+  });
+}
+
+TEST_F(mapped_file_held_sync, lets_a_cancelled_waiter_go_and_serves_the_others) {
+  on_the_pool([&](asio::io_context& io, mapped_file& file) {
+    hold_next_ = true;
+    asio::cancellation_signal signal;
+    outcome cancelled;
+    outcome stays;
+    file.flush(asio::bind_cancellation_slot(signal.slot(), cancelled.handler()));
+    io.restart();
+    io.poll();
+    gate_.wait_until_held();
+    file.flush_range(0, page(), stays.handler());  // waits for the same bytes
+    signal.emit(asio::cancellation_type::total);
+    EXPECT_TRUE(run_until(io, [&] { return cancelled.calls > 0; }))
+        << "it waits for the sync all the same";
+    EXPECT_EQ(cancelled.error, aborted);
+    EXPECT_EQ(stays.calls, 0);
+    EXPECT_EQ(gate_.held(), 1U);
+    gate_.release();
+    ASSERT_TRUE(run_to_end(io));
+    EXPECT_TRUE(stays.ok());
+    EXPECT_EQ(cancelled.calls, 1);
+    // The sync went on, so nothing is left to do.
+    const auto syncs = file.stats().syncs;
+    support::run_coroutine(io, [&]() -> work { co_await file.flush(); });
+    EXPECT_EQ(file.stats().syncs, syncs);
+  });
+}
+
+TEST_F(mapped_file_held_sync, is_not_waited_for_by_those_who_are_cancelled) {
+  expect_waiters_to_be_let_go_by([](mapped_file& file, outcome&) { file.cancel(); });
+}
+
+TEST_F(mapped_file_held_sync, is_not_waited_for_by_those_whose_file_is_closed) {
+  expect_waiters_to_be_let_go_by(
+      [](mapped_file& file, outcome& closed) { file.close(closed.handler()); });
+}
+
+TEST_F(mapped_file_held_sync, does_not_make_a_range_wait_that_has_nothing_to_do_with_it) {
+  on_the_pool([&](asio::io_context& io, mapped_file& file) {
+    hold_next_ = true;
+    outcome whole;
+    outcome clean;
+    outcome dirty;
+    file.flush(whole.handler());
+    io.restart();
+    io.poll();
+    gate_.wait_until_held();
+    file.map().update_region(5 * page(), asio::buffer("x", 1));
+    file.flush_range(5 * page(), 1, dirty.handler());
+    EXPECT_TRUE(run_until(io, [&] { return dirty.calls > 0; }));
+    EXPECT_TRUE(dirty.ok());
+    EXPECT_EQ(whole.calls, 0);
+    gate_.release();
+    ASSERT_TRUE(run_to_end(io));
+    EXPECT_TRUE(whole.ok());
+  });
+}
+
+TEST_F(mapped_file_held_sync, that_fails_fails_its_waiters_and_poisons_the_file) {
+  on_the_pool([&](asio::io_context& io, mapped_file& file) {
+    hold_next_ = true;
+    std::array<outcome, 3> waiters;
+    file.flush(waiters[0].handler());
+    io.restart();
+    io.poll();
+    gate_.wait_until_held();
+    // Both wait for the bytes of the sync that is held.
+    file.flush_range(0, 1, waiters[1].handler());
+    file.flush_range(0, page(), waiters[2].handler());
+    while (io.poll() > 0) {
+    }
+    gate_.release(gate_type::fail(EIO));
+    ASSERT_TRUE(run_to_end(io));
+    for (const outcome& o : waiters) {
+      EXPECT_EQ(o.calls, 1);
+      EXPECT_EQ(o.error, std::errc::io_error) << o.error.message();
+    }
+    EXPECT_EQ(waiters[0].error, std::error_code(EIO, std::system_category()));
+    EXPECT_EQ(file.map().flush_error(), std::error_code(EIO, std::system_category()));
+    EXPECT_EQ(file.stats().sync_failures, 1U);
+    const auto made = gate_.count();
+    outcome later;
+    file.flush(later.handler());
+    ASSERT_TRUE(run_to_end(io));
+    EXPECT_EQ(later.error, errc::flush_failed);
+    EXPECT_EQ(gate_.count(), made);
+  });
+}
+
+TEST_F(mapped_file_held_sync, that_fails_can_be_recovered_from_by_writing_again) {
+  on_the_pool([&](asio::io_context& io, mapped_file& file) {
+    support::run_coroutine(io, [&]() -> work {
+      std::error_code ec;
+      fail_next_ = 1;
+      co_await file.flush(into(ec));
+      EXPECT_EQ(ec, std::errc::io_error);
+      file.map().clear_flush_error();
+      co_await file.flush(into(ec));
+      EXPECT_EQ(ec, errc::flush_failed) << "it was not written again";
+      file.map().clear_flush_error();
+      co_await file.update_region(0, asio::buffer(pattern(page())));
+      co_await file.flush(into(ec));
+      EXPECT_FALSE(ec) << ec.message();
+      EXPECT_EQ(file.pending_bytes(), 0U);
+    });
+  });
+}
+
+TEST_F(mapped_file_held_sync, keeps_the_file_until_it_ends) {
+  on_the_pool([&](asio::io_context& io, mapped_file& file) {
+    const int fd = file.native_handle();
+    hold_next_ = true;
+    outcome o;
+    file.flush(o.handler());
+    io.restart();
+    io.poll();
+    gate_.wait_until_held();
+    file = mapped_file(io);  // the last handle
+    file.cancel();
+    EXPECT_TRUE(support::is_open_descriptor(fd));
+    gate_.release();
+    ASSERT_TRUE(run_to_end(io));
+    EXPECT_TRUE(o.ok());
+    EXPECT_TRUE(eventually([&] { return !support::is_open_descriptor(fd); }));
+  });
+}
+
+// --- resize
+// --------------------------------------------------------------------------------------------
+
+class mapped_file_resize : public mapped_file_test {
+ protected:
+  std::string bytes_ = pattern(4 * page());
+};
+
+TEST_F(mapped_file_resize, grows_by_zeros_and_shrinks) {
+  mapped_file file = opened_with(bytes_);
+  run([&]() -> work {
+    for (const std::size_t size : {4 * page() + 1, 5 * page(), 100 * page(), 1000 * page() + 7}) {
+      co_await file.resize(size);
+      EXPECT_EQ(file.size(), size);
+      EXPECT_EQ(fs::file_size(path_), size);
+      EXPECT_TRUE(same(read_all(file.map()), bytes_ + std::string(size - bytes_.size(), '\0')))
+          << size;
+    }
+    co_await file.resize(page() + 5);
+    EXPECT_EQ(fs::file_size(path_), page() + 5);
+    co_await file.resize(4 * page());
+    EXPECT_TRUE(same(read_all(file.map()),
+                     bytes_.substr(0, page() + 5) + std::string(3 * page() - 5, '\0')));
+    co_await file.resize(0);
+    EXPECT_EQ(file.size(), 0U);
+    co_await file.resize(10);
+    EXPECT_TRUE(same(read_all(file.map()), std::string(10, '\0')));
+  });
+}
+
+TEST_F(mapped_file_resize, gives_zeros_where_somebody_stored_past_the_end) {
+  for (const fs::path& parent : {fs::temp_directory_path(), fs::path("/dev/shm")}) {
+    if (!fs::is_directory(parent)) continue;
+    const support::temp_dir dir(parent);
+    const auto path = dir / "file";
+    for (const std::uint64_t target : {std::uint64_t{200}, std::uint64_t{3 * page()}}) {
+      write_file(path, pattern(100));
+      mapped_file file(io_);
+      run([&]() -> work { co_await file.open(path, read_write()); });
+      const support::foreign_mapping foreign(path, page());
+      std::memset(foreign.data() + 100, '#', page() - 100);
+      run([&]() -> work { co_await file.resize(target); });
+      EXPECT_TRUE(same(read_all(file.map()), pattern(100) + std::string(target - 100, '\0')))
+          << path;
+    }
+  }
+}
+
+TEST_F(mapped_file_resize, refuses_sizes_that_no_file_can_have) {
+  mapped_file file = opened_with(bytes_);
+  run([&]() -> work {
+    std::error_code ec;
+    for (const std::uint64_t size : {most, most - page() + 1, std::uint64_t{1} << 63}) {
+      co_await file.resize(size, into(ec));
+      EXPECT_EQ(ec, std::errc::file_too_large) << ec.message();
+      EXPECT_EQ(file.size(), 4 * page());
+    }
+    co_await file.resize(std::uint64_t{1} << 62, into(ec));
+    EXPECT_TRUE(ec);
+    EXPECT_EQ(file.size(), 4 * page());
+    EXPECT_EQ(fs::file_size(path_), 4 * page());
+    co_await file.resize(5 * page());
+  });
+  EXPECT_TRUE(same(read_all(file.map()), bytes_ + std::string(page(), '\0')));
+}
+
+TEST_F(mapped_file_resize, happens_in_the_order_of_initiation) {
+  mapped_file file = opened_with(bytes_);
+  for (int round = 0; round < 20; ++round) {
+    std::vector<int> order;
+    for (int i = 0; i < 10; ++i)
+      file.resize((i % 2 == 0 ? 1U : 20U + static_cast<unsigned>(i)) * page(),
+                  [&order, i](std::error_code ec) {
+                    EXPECT_FALSE(ec) << ec.message();
+                    order.push_back(i);
+                  });
+    ASSERT_TRUE(run_to_end(io_));
+    EXPECT_EQ(order, (std::vector<int>{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}));
+    EXPECT_EQ(file.size(), 29 * page());
+    EXPECT_EQ(fs::file_size(path_), 29 * page());
+  }
+  EXPECT_TRUE(same(to_string(file.map().view(0, page())), bytes_.substr(0, page())));
+}
+
+TEST_F(mapped_file_resize, shrinks_when_the_last_region_in_the_way_is_gone) {
+  mapped_file file = opened_with(bytes_);
+  auto in_the_way = std::make_unique<mapio::region>(file.map().view(3 * page(), 10));
+  auto copy = std::make_unique<mapio::region>(*in_the_way);
+  const mapio::region harmless = file.map().view(0, 2 * page());
+  outcome o;
+  file.resize(2 * page(), o.handler());
+  settle();
+  EXPECT_EQ(o.calls, 0);
+  EXPECT_FALSE(io_.stopped()) << "a verb that waits keeps run() going";
+  EXPECT_TRUE(same(in_the_way->text(), bytes_.substr(3 * page(), 10)));
+  in_the_way.reset();
+  settle();
+  EXPECT_EQ(o.calls, 0);
+  EXPECT_EQ(fs::file_size(path_), 4 * page());
+  copy.reset();
+  finish(o);
+  EXPECT_TRUE(o.ok()) << o.error.message();
+  EXPECT_EQ(file.size(), 2 * page());
+  EXPECT_EQ(fs::file_size(path_), 2 * page());
+  EXPECT_TRUE(same(harmless.text(), bytes_.substr(0, 2 * page())));
+}
+
+TEST_F(mapped_file_resize, waits_for_mutable_regions_too) {
+  mapped_file file = opened_with(bytes_);
+  auto in_the_way =
+      std::make_unique<mapio::mutable_region>(file.map().mutable_view(page(), 2 * page()));
+  outcome o;
+  file.resize(2 * page(), o.handler());
+  settle();
+  EXPECT_EQ(o.calls, 0);
+  in_the_way.reset();
+  finish(o);
+  EXPECT_TRUE(o.ok());
+}
+
+TEST_F(mapped_file_resize, is_woken_by_a_region_that_another_thread_drops) {
+  mapped_file file = opened_with(bytes_);
+  for (int round = 0; round < 50; ++round) {
+    mapio::region in_the_way = file.map().view(3 * page(), 1);
+    outcome o;
+    file.resize(page(), o.handler());
+    std::thread dropper([r = std::move(in_the_way)]() mutable { r = mapio::region(); });
+    finish(o);
+    dropper.join();
+    ASSERT_TRUE(o.ok());
+    run([&]() -> work { co_await file.resize(4 * page()); });
+  }
+}
+
+TEST_F(mapped_file_resize, to_a_smaller_size_refuses_new_views_there_from_its_initiation_on) {
+  mapped_file file = opened_with(bytes_);
+  auto in_the_way = std::make_unique<mapio::region>(file.map().view(3 * page(), 1));
+  outcome o;
+  file.resize(2 * page(), o.handler());
+  EXPECT_EQ(code_of([&] { file.map().view(2 * page(), 1); }), errc::out_of_range);
+  EXPECT_EQ(code_of([&] { file.map().mutable_view(3 * page(), 1); }), errc::out_of_range);
+  outcome view;
+  file.view(3 * page(), 1, view.handler());
+  finish(view);
+  EXPECT_EQ(view.error, errc::out_of_range);
+  EXPECT_EQ(file.map().view(0, 2 * page()).size(), 2 * page());
+  outcome kept;
+  file.view(page(), page(), kept.handler());
+  finish(kept);
+  EXPECT_TRUE(kept.ok());
+  EXPECT_EQ(o.calls, 0);
+  in_the_way.reset();
+  finish(o);
+  EXPECT_TRUE(o.ok());
+}
+
+TEST_F(mapped_file_resize, gives_the_views_back_when_it_is_cancelled) {
+  mapped_file file = opened_with(bytes_);
+  const mapio::region in_the_way = file.map().view(3 * page(), 1);
+  outcome o;
+  file.resize(2 * page(), o.handler());
+  settle();
+  file.cancel();
+  finish(o);
+  EXPECT_EQ(o.error, aborted);
+  EXPECT_EQ(file.size(), 4 * page());
+  EXPECT_EQ(file.map().view(2 * page(), 2 * page()).text().size(), 2 * page());
+  EXPECT_TRUE(same(read_file(path_), bytes_));
+}
+
+TEST_F(mapped_file_resize, beyond_the_capacity_waits_for_every_region) {
+  open_options options = read_write();
+  options.reserve = 1 << 20;
+  options.preallocate = false;
+  mapped_file file = opened_with(bytes_, options);
+  const std::uint64_t beyond = file.capacity() + 1;
+  auto low = std::make_unique<mapio::region>(file.map().view(0, 1));
+  outcome o;
+  file.resize(beyond, o.handler());
+  settle();
+  EXPECT_EQ(o.calls, 0);
+  EXPECT_TRUE(same(low->text(), bytes_.substr(0, 1)));
+  low.reset();
+  finish(o);
+  EXPECT_TRUE(o.ok()) << o.error.message();
+  EXPECT_EQ(file.size(), beyond);
+  EXPECT_GE(file.capacity(), beyond);
+  EXPECT_EQ(file.stats().moves, 1U);
+  EXPECT_TRUE(same(to_string(file.map().view(0, bytes_.size())), bytes_));
+}
+
+TEST_F(mapped_file_resize, beyond_the_capacity_runs_beside_other_verbs) {
+  open_options options = read_write();
+  options.reserve = 1 << 20;
+  options.preallocate = false;
+  mapped_file file = opened_with(bytes_, options);
+  int done = 0;
+  std::string slots(64, '\0');
+  for (int round = 0; round < 3; ++round) {
+    const std::uint64_t beyond = file.capacity() + 1;
+    for (std::size_t i = 0; i < 64; ++i) {
+      file.read_into(i, asio::buffer(&slots[i], 1), [&](std::error_code ec, std::size_t) {
+        EXPECT_FALSE(ec) << ec.message();
+        ++done;
+      });
+      file.update_region(page() + i, asio::buffer("x", 1), [&](std::error_code ec, std::size_t) {
+        EXPECT_FALSE(ec) << ec.message();
+        ++done;
+      });
+      if (i == 10) {
+        file.flush([&](std::error_code ec) {
+          EXPECT_FALSE(ec) << ec.message();
+          ++done;
+        });
+      }
+      if (i == 32) {
+        file.resize(beyond, [&](std::error_code ec) {
+          EXPECT_FALSE(ec) << ec.message();
+          ++done;
+        });
+      }
+    }
+    ASSERT_TRUE(run_to_end(io_));
+    EXPECT_EQ(file.size(), beyond);
+  }
+  EXPECT_EQ(done, 3 * 130);
+  EXPECT_TRUE(same(slots, bytes_.substr(0, 64)));
+  EXPECT_TRUE(same(to_string(file.map().view(page(), 64)), std::string(64, 'x')));
+}
+
+TEST_F(mapped_file_resize, waits_for_its_turn_behind_one_that_waits_for_a_region) {
+  mapped_file file = opened_with(bytes_);
+  auto in_the_way = std::make_unique<mapio::region>(file.map().view(3 * page(), 1));
+  outcome shrink;
+  outcome grow;
+  file.resize(page(), shrink.handler());
+  file.resize(8 * page(), grow.handler());
+  settle();
+  EXPECT_EQ(shrink.calls + grow.calls, 0);
+  in_the_way.reset();
+  ASSERT_TRUE(run_to_end(io_));
+  EXPECT_TRUE(shrink.ok() && grow.ok());
+  EXPECT_EQ(file.size(), 8 * page());
+  EXPECT_TRUE(same(read_all(file.map()), bytes_.substr(0, page()) + std::string(7 * page(), '\0')));
+}
+
+TEST_F(mapped_file_resize, goes_on_with_the_next_one_when_one_is_cancelled) {
+  mapped_file file = opened_with(bytes_);
+  const mapio::region in_the_way = file.map().view(3 * page(), 1);
+  asio::cancellation_signal signal;
+  outcome shrink;
+  outcome grow;
+  file.resize(page(), asio::bind_cancellation_slot(signal.slot(), shrink.handler()));
+  file.resize(8 * page(), grow.handler());
+  settle();
+  signal.emit(asio::cancellation_type::terminal);
+  ASSERT_TRUE(run_to_end(io_));
+  EXPECT_EQ(shrink.error, aborted);
+  EXPECT_TRUE(grow.ok());
+  EXPECT_TRUE(same(read_all(file.map()), bytes_ + std::string(4 * page(), '\0')));
+}
+
+TEST_F(mapped_file_resize, that_waits_for_its_turn_can_be_cancelled) {
+  mapped_file file = opened_with(bytes_);
+  auto in_the_way = std::make_unique<mapio::region>(file.map().view(3 * page(), 1));
+  asio::cancellation_signal signal;
+  outcome shrink;
+  outcome grow;
+  file.resize(page(), shrink.handler());
+  file.resize(8 * page(), asio::bind_cancellation_slot(signal.slot(), grow.handler()));
+  settle();
+  signal.emit(asio::cancellation_type::total);
+  finish(grow);
+  EXPECT_EQ(grow.error, aborted);
+  EXPECT_EQ(shrink.calls, 0);
+  in_the_way.reset();
+  ASSERT_TRUE(run_to_end(io_));
+  EXPECT_TRUE(shrink.ok());
+  EXPECT_EQ(file.size(), page());
+}
+
+TEST_F(mapped_file_resize, by_the_mapping_does_not_wait) {
+  mapped_file file = opened_with(bytes_);
+  const mapio::region in_the_way = file.map().view(3 * page(), 1);
+  EXPECT_EQ(code_of([&] { file.map().resize(page()); }), errc::pinned);
+}
+
+TEST_F(mapped_file_resize, reports_a_full_disk) {
+  // A limit on the size of a file behaves the same everywhere, and needs no file system of its own.
+  const auto end = support::in_child([&] {
+    asio::io_context io;
+    std::signal(SIGXFSZ, SIG_IGN);
+    write_file(path_, bytes_);
+    mapped_file file(io);
+    const rlimit limit{64 * page(), 64 * page()};
+    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+    support::run_coroutine(io, [&]() -> work {
+      co_await file.open(path_, read_write());
+      std::error_code ec;
+      co_await file.resize(65 * page(), into(ec));
+      EXPECT_EQ(ec, std::errc::file_too_large) << ec.message();
+      EXPECT_EQ(file.size(), 4 * page());
+      co_await file.resize(64 * page());
+      EXPECT_EQ(file.size(), 64 * page());
+    });
+  });
+  EXPECT_TRUE(end.ok()) << end;
+}
+
+// --- what watchers in other programs see
+// ------------------------------------------------------------------------------
+
+class modifications {
+ public:
+  explicit modifications(const fs::path& path) : fd_(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK)) {
+    EXPECT_GE(::inotify_add_watch(fd_.get(), path.c_str(), IN_MODIFY), 0);
+  }
+  bool any() {
+    alignas(inotify_event) std::array<char, 4096> buffer{};
+    return ::read(fd_.get(), buffer.data(), buffer.size()) > 0;
+  }
+
+ private:
+  support::unique_fd fd_;
+};
+
+TEST_F(mapped_file_announce, tells_watchers_of_stores_when_they_are_flushed) {
+  open_options options = creating(4 * page());
+  options.writes = write_path::mapped;
+  mapped_file file = opened(options);
+  run([&]() -> work { co_await file.flush(); });
+  modifications seen(path_);
+  run([&]() -> work { co_await file.update_region(0, asio::buffer("x", 1)); });
+  EXPECT_FALSE(seen.any()) << "a store is silent by itself";
+  run([&]() -> work { co_await file.flush(); });
+  EXPECT_TRUE(eventually([&] { return seen.any(); }));
+  run([&]() -> work {
+    co_await file.flush();
+    co_await file.flush_range(0, page());
+    co_await file.close();
+  });
+  ASSERT_TRUE(run_to_end(io_));
+  EXPECT_FALSE(seen.any()) << "nothing was stored since";
+}
+
+TEST_F(mapped_file_announce, can_be_switched_off) {
+  open_options options = creating(4 * page());
+  options.writes = write_path::mapped;
+  options.announce = false;
+  mapped_file file = opened(options);
+  run([&]() -> work { co_await file.flush(); });
+  modifications seen(path_);
+  run([&]() -> work {
+    for (int i = 0; i < 5; ++i) {
+      co_await file.update_region(0, asio::buffer("x", 1));
+      co_await file.flush();
+    }
+    co_await file.close();
+  });
+  ASSERT_TRUE(run_to_end(io_));
+  EXPECT_FALSE(seen.any());
+}
+
+TEST_F(mapped_file_announce, tells_nobody_of_private_stores) {
+  mapped_file file = opened_with(pattern(page()), copy_on_write());
+  modifications seen(path_);
+  run([&]() -> work {
+    co_await file.update_region(0, asio::buffer("x", 1));
+    co_await file.flush();
+    co_await file.close();
+  });
+  EXPECT_FALSE(seen.any());
+}
+
+}  // namespace
