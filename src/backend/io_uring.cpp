@@ -45,6 +45,7 @@ constexpr unsigned completions_per_entry = 16;
 constexpr unsigned kernel_workers = 64;
 // What one read or write moves at most: its length is 32 bits wide.
 constexpr std::size_t most_bytes = std::size_t{1} << 30;
+constexpr std::uint64_t nanoseconds_per_second = 1'000'000'000;
 
 // Of operation::place. A ring asks its pool first whether it has an operation, and either only
 // believes what it wrote itself, under its own mutex.
@@ -168,7 +169,8 @@ class ring final : public backend {
   unsigned in_flight_ = 0;
   operation_list queued_;
   operation_list to_pool_;                     // collected under the mutex, handed over without it
-  std::deque<std::array<iovec, 16>> vectors_;  // the kernel reads them until the submission
+  std::deque<std::array<iovec, 16>> vectors_;  // the kernel reads them until the submission,
+  std::deque<__kernel_timespec> times_;        // and these
   std::optional<descriptor> readable_;
   std::optional<timer> retry_;
 };
@@ -261,6 +263,8 @@ bool ring::has_opcode(const operation& op) const noexcept {
     return opcodes_[IORING_OP_FALLOCATE] && op.address == nullptr;
   case call::truncate:
     return opcodes_[opcode_ftruncate] && op.address == nullptr;
+  case call::pause:
+    return opcodes_[IORING_OP_TIMEOUT];
   case call::work:
   case call::announce:
     return false;
@@ -354,6 +358,13 @@ void ring::prepare(io_uring_sqe& sqe, operation& op) {
   case call::truncate:
     io_uring_prep_rw(opcode_ftruncate, &sqe, op.handle, nullptr, 0, op.at);
     break;
+  case call::pause: {
+    __kernel_timespec& time = times_.emplace_back(
+        __kernel_timespec{static_cast<std::int64_t>(op.count / nanoseconds_per_second),
+                          static_cast<long long>(op.count % nanoseconds_per_second)});
+    io_uring_prep_timeout(&sqe, &time, 0, 0);
+    break;
+  }
   case call::work:
   case call::announce:
     break;
@@ -372,6 +383,7 @@ bool ring::submit_filled() noexcept {
       return false;
   }
   vectors_.clear();
+  times_.clear();
   return true;
 }
 
@@ -436,6 +448,8 @@ bool ring::complete(operation& op, int result) noexcept {
     queued_.push(op);
     return false;
   }
+  // However it ends, it is over.
+  if (op.what == call::pause) return true;
   switch (-result) {
   case ECANCELED:
   case EINTR:

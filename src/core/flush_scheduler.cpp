@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
 #include <utility>
 
 MAPIO_NAMESPACE_BEGIN
@@ -79,6 +80,17 @@ void each_page(const std::vector<dirty_pages::taken>& cut, Each each) {
 // with the next of them: a bound on memory.
 constexpr std::size_t most_content_ranges = 1024;
 
+// Bounds of the wait for company: a slow disk is not made slower, and a loop whose coroutines do
+// something else in between is asked now and then only.
+constexpr std::uint64_t longest_pause = 2'000'000;
+constexpr unsigned longest_vain = 63;
+
+std::uint64_t nanoseconds() noexcept {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
+}
+
 }  // namespace
 
 flush_scheduler::flush_scheduler(file_state& file, std::mutex& mutex, bool unsynced_content,
@@ -90,6 +102,12 @@ flush_scheduler::flush_scheduler(file_state& file, std::mutex& mutex, bool unsyn
     l->done = [](operation* op) noexcept {
       auto& done = *static_cast<lane*>(op);
       done.scheduler->call_done(done);
+    };
+    l->wait.of = l;
+    l->wait.what = call::pause;
+    l->wait.done = [](operation* op) noexcept {
+      lane& of = *static_cast<pause*>(op)->of;
+      of.scheduler->pause_done(of);
     };
   }
 }
@@ -126,7 +144,8 @@ bool flush_scheduler::is_lost(std::uint64_t begin, std::uint64_t end,
 
 bool flush_scheduler::join(operation& op, bool whole_file) noexcept {
   lane& own = whole_file ? whole_ : range_;
-  bool starts = false;
+  operation* next = nullptr;
+  performer* const runner = op.runner;
   {
     std::lock_guard lock(mutex_);
     ++stats_.flush_calls;
@@ -164,7 +183,8 @@ bool flush_scheduler::join(operation& op, bool whole_file) noexcept {
     if (due) {
       op.step = (&own == &whole_ ? in_range : in_whole) ? 1 : 0;
       own.gathering.push(op);
-      starts = !own.busy && begin_sync(own);
+      ++own.gathered;
+      next = proceed(own, op);
     } else if (in_whole || in_range) {
       op.step = in_whole && in_range ? 1 : 0;
       (in_range ? range_ : whole_).riding.push(op);
@@ -173,21 +193,50 @@ bool flush_scheduler::join(operation& op, bool whole_file) noexcept {
       return true;
     }
   }
-  if (starts) own.runner->submit(own);
+  if (next != nullptr) runner->submit(*next);
   return false;
 }
 
-bool flush_scheduler::begin_sync(lane& l) noexcept {
+operation* flush_scheduler::proceed(lane& l, operation& leader) noexcept {
+  if (l.busy) return nullptr;
+  const bool complete = l.gathered >= l.expected;
+  if (l.is_pausing) {
+    if (!complete) return nullptr;
+    l.vain = 0;
+  } else if (!complete && !l.wait.is_under_way) {
+    const std::uint64_t now = nanoseconds();
+    if (now < l.patience) {
+      l.is_pausing = true;
+      l.wait.is_under_way = true;
+      l.wait.dropped = false;
+      l.wait.file = file_.shared_from_this();
+      l.wait.home = leader.home;
+      l.wait.count = l.patience - now;
+      if (leader.home) return &l.wait;
+      // A blocked thread may be gone before long: somebody else can complete the company, or fail
+      // it.
+      leader.runner->submit(l.wait);
+      return nullptr;
+    }
+  }
+  begin_sync(l, leader);
+  return &l;
+}
+
+void flush_scheduler::begin_sync(lane& l, const operation& leader) noexcept {
   extent* const e = file_.mapped();
   l.riding.append(std::move(l.gathering));
-  operation* const leader = l.riding.front();
   l.busy = true;
-  l.home = leader->home;
-  l.runner = leader->runner;
+  l.is_pausing = false;
+  l.gathered = 0;
+  l.began = nanoseconds();
+  // Not simply the first: its thread may be asleep, waiting for company.
+  l.home = leader.home;
+  l.runner = leader.runner;
   l.file = file_.shared_from_this();
   l.begin = ~std::uint64_t{0};
   l.end = 0;
-  for (const operation* it = leader; it != nullptr; it = it->next) {
+  for (const operation* it = l.riding.front(); it != nullptr; it = it->next) {
     l.begin = std::min(l.begin, it->at);
     l.end = std::max(l.end, it->at + it->count);
   }
@@ -246,7 +295,49 @@ bool flush_scheduler::begin_sync(lane& l) noexcept {
   if (ranged && l.count == 0) l.count = page_size();  // only the size is due
   l.address = e->base() + l.at;
   ++stats_.syncs;
-  return true;
+}
+
+void flush_scheduler::expect_company(lane& l, const operation_list& finished) noexcept {
+  l.served = 0;
+  for (const operation* it = finished.front(); it != nullptr; it = it->next)
+    l.served += it->error ? 0 : 1;
+  l.expected = 0;
+  if (l.served < 2) return;
+  if (l.without_pause != 0) {
+    --l.without_pause;
+    return;
+  }
+  l.expected = l.gathered + l.served;
+  const std::uint64_t now = nanoseconds();
+  l.patience = now + std::min((now - l.began) / 2, longest_pause);
+}
+
+void flush_scheduler::pause_done(lane& l) noexcept {
+  const std::shared_ptr<file_state> keep = std::move(l.wait.file);
+  const std::shared_ptr<engine> home = std::move(l.wait.home);
+  operation* next = nullptr;
+  performer* runner = nullptr;
+  operation_list finished;
+  {
+    std::lock_guard lock(mutex_);
+    l.wait.is_under_way = false;
+    if (!std::exchange(l.is_pausing, false)) return;
+    // Most of those expected are as good as all of them.
+    if (2 * (l.expected - std::min(l.gathered, l.expected)) > l.served) {
+      l.vain = std::min(2 * l.vain + 1, longest_vain);
+      l.without_pause = l.vain;
+    }
+    l.expected = 0;
+    if (l.gathering.empty()) return;
+    if (file_.mapped() == nullptr) {
+      fail_gathering(l, errc::not_open, finished);
+    } else {
+      runner = l.gathering.front()->runner;
+      next = proceed(l, *l.gathering.front());
+    }
+  }
+  if (next != nullptr) runner->submit(*next);
+  continue_all(std::move(finished));
 }
 
 void flush_scheduler::call_done(lane& l) noexcept {
@@ -363,7 +454,8 @@ void flush_scheduler::end_sync(lane& l) noexcept {
   extent* mapped = nullptr;
   shared_handle* opened = nullptr;
   shared_handle* directory = nullptr;
-  bool again = false;
+  operation* next = nullptr;
+  performer* runner = nullptr;
   bool announce = false;
   operation_list finished;
   {
@@ -374,15 +466,18 @@ void flush_scheduler::end_sync(lane& l) noexcept {
     directory = std::exchange(l.directory, nullptr);
     l.busy = false;
     announce = l.with_announcement;
+    expect_company(l, finished);
     if (!l.gathering.empty()) {
-      if (file_.mapped() == nullptr)
+      if (file_.mapped() == nullptr) {
         fail_gathering(l, errc::not_open, finished);
-      else
-        again = begin_sync(l);
+      } else {
+        runner = l.gathering.front()->runner;
+        next = proceed(l, *l.gathering.front());
+      }
     }
   }
   if (announce) file_.announce(*opened, home);
-  if (again) l.runner->submit(l);
+  if (next != nullptr) runner->submit(*next);
   mapped->release();
   opened->release();
   if (directory != nullptr) directory->release();

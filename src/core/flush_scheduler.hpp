@@ -48,8 +48,13 @@ class range_set {
 ///
 /// There are two lanes, one for flushes of the whole file and one for ranges, so that a small flush
 /// never queues behind a large one. A lane has at most one sync in flight; what arrives meanwhile
-/// gathers, and the next sync serves all of it. The first of a batch leads: its engine, or its
-/// blocked thread, carries the sync out for all.
+/// gathers, and the next sync serves all of it. One of a batch leads: its engine, or its blocked
+/// thread, carries the sync out for all.
+///
+/// Those whom a sync served tend to come again at once, each after a turn of its loop. A sync that
+/// began with the first of them would leave the others to the next, and every second sync would
+/// serve one flush. So after a sync that served several, the next waits a little for as many: at
+/// most half as long as that sync took, and not again for a while after it waited in vain.
 ///
 /// What must be synced is: pages with a dirty bit, pages under a live mutable region, everything
 /// that was in the file when it was opened (somebody before us may not have synced), the size when
@@ -92,10 +97,19 @@ class flush_scheduler {
   void clear_error() noexcept;
   /// Tells whether something was written, or resized, that no finished sync covers.
   bool owes_flush() const noexcept;
-  bool is_busy() const noexcept { return whole_.busy || range_.busy; }  // under the file's mutex
-  void add_to(file_stats& stats) const noexcept;                        // under the file's mutex
+  /// Tells whether a sync is under way, or waits for company. Under the file's mutex.
+  bool is_busy() const noexcept {
+    return whole_.busy || range_.busy || whole_.is_pausing || range_.is_pausing;
+  }
+  void add_to(file_stats& stats) const noexcept;  // under the file's mutex
 
  private:
+  struct lane;
+  /// A sync's wait for company.
+  struct pause final : operation {
+    lane* of = nullptr;
+    bool is_under_way = false;
+  };
   struct lane final : operation {
     bool busy = false;
     bool with_name = false;
@@ -107,7 +121,17 @@ class flush_scheduler {
     flush_scheduler* scheduler = nullptr;
     operation_list gathering;
     operation_list riding;
-    bool has_returned = false;  // and waits for the sync beside it before it is believed
+    // The wait for company. The counts are estimates: who is withdrawn is not taken off.
+    pause wait;
+    bool is_pausing = false;     // what gathers is held back; false with a wait that is cut short
+    std::size_t gathered = 0;    // since the last sync began
+    std::size_t expected = 0;    // are worth waiting for, those that have gathered included
+    std::size_t served = 0;      // by the last sync
+    std::uint64_t began = 0;     // the last sync, in nanoseconds of the steady clock
+    std::uint64_t patience = 0;  // ends then
+    unsigned vain = 0;           // syncs that do without, the next time that a wait is in vain
+    unsigned without_pause = 0;  // syncs that still do
+    bool has_returned = false;   // and waits for the sync beside it before it is believed
     std::uint64_t begin = 0;
     std::uint64_t end = 0;
     std::vector<dirty_pages::taken> cut;
@@ -116,7 +140,12 @@ class flush_scheduler {
     std::uint32_t failures = 0;  // syncs of the file that had failed when it began
   };
 
-  bool begin_sync(lane& l) noexcept;
+  /// Returns what must be submitted to `leader`'s runner so that those who gather get their sync;
+  /// null: it is on its way already.
+  operation* proceed(lane& l, operation& leader) noexcept;
+  void begin_sync(lane& l, const operation& leader) noexcept;
+  void expect_company(lane& l, const operation_list& finished) noexcept;
+  void pause_done(lane& l) noexcept;
   void call_done(lane& l) noexcept;
   void end_sync(lane& l) noexcept;
   void settle(lane& l, const std::shared_ptr<engine>& home, operation_list& finished) noexcept;

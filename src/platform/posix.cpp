@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <csetjmp>
 #include <csignal>
 #include <cstring>
 #include <limits>
 #include <mutex>
 #include <string>
+#include <thread>
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -385,6 +387,9 @@ void perform(operation& op) noexcept {
   case call::truncate:
     zero_to_page_end(op.address);
     op.error = cut(op.handle, op.at);
+    return;
+  case call::pause:
+    std::this_thread::sleep_for(std::chrono::nanoseconds(op.count));
     return;
   }
 }

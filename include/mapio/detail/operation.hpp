@@ -68,6 +68,7 @@ enum class call : std::uint8_t {
   populate_write,   // fault pages in for storing
   allocate,         // extend by allocated blocks
   truncate,         // set the size
+  pause,            // let `count` nanoseconds pass
 };
 
 /// An awaited verb, or a call that serves several of them, on its way through core and engine.
