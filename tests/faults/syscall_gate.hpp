@@ -60,14 +60,15 @@ class syscall_gate {
       : numbers_(std::move(numbers)), decide_(std::move(decide)) {}
   syscall_gate(const syscall_gate&) = delete;
   syscall_gate& operator=(const syscall_gate&) = delete;
-  ~syscall_gate() {
-    if (listener_ >= 0) ::close(listener_);
-    if (stop_ >= 0) ::close(stop_);
-  }
+  ~syscall_gate() { close(); }
 
   /// Runs `body` under the filter and returns true, or false where the kernel does not let us;
   /// throws what it throws.
   bool run(const std::function<void()>& body) {
+    // Of a run before this one.
+    close();
+    listener_ = -1;
+    installed_ = false;
     stop_ = ::eventfd(0, EFD_CLOEXEC);
     std::exception_ptr failure;
     std::thread supervisor;
@@ -123,6 +124,11 @@ class syscall_gate {
   std::size_t count() const { return seen().size(); }
 
  private:
+  void close() const {
+    if (listener_ >= 0) ::close(listener_);
+    if (stop_ >= 0) ::close(stop_);
+  }
+
   void supervise() {
     {
       std::unique_lock lock(mutex_);
