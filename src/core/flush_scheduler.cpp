@@ -83,7 +83,7 @@ constexpr std::size_t most_content_ranges = 1024;
 // Bounds of the wait for company: a slow disk is not made slower, and a loop whose coroutines do
 // something else in between is asked now and then only.
 constexpr std::uint64_t longest_pause = 2'000'000;
-constexpr unsigned longest_vain = 63;
+constexpr unsigned longest_vain = 7;
 
 std::uint64_t nanoseconds() noexcept {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
