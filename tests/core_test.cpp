@@ -922,10 +922,144 @@ TEST(Pool, WhatIsPartlyDoneIsOnlyTakenOutOnInterrupt) {
   EXPECT_EQ(op.count_done, 0);
 }
 
+// The file system has them take turns, and would put a thread to sleep for each that waits.
+TEST(Pool, WritesToOneFileTakeTurnsAndHoldUpNothingElse) {
+  static std::atomic<bool> go;
+  go = false;
+  const support::temp_dir dir;
+  support::write_file(dir / "one", "....");
+  support::write_file(dir / "other", "....");
+  const support::unique_fd one = support::open_fd(dir / "one", O_RDWR);
+  const support::unique_fd other = support::open_fd(dir / "other", O_RDWR);
+  const asio::const_buffer buffer("x", 1);
+  const auto writes = [&](counted& op, const support::unique_fd& file, std::uint64_t at) {
+    op.what = call::write_file;
+    op.handle = file.get();
+    op.at = at;
+    op.count = 1;
+    op.buffers = &buffer;
+    op.buffer_count = 1;
+  };
+  thread_pool pool(4);
+  counted held;
+  writes(held, one, 0);
+  held.is_refused = [](operation*, std::uint64_t) noexcept {
+    static_cast<void>(support::eventually([] { return go.load(); }));
+    return false;
+  };
+  pool.submit(held);
+  std::array<counted, 6> behind;
+  for (std::size_t i = 0; i < behind.size(); ++i) {
+    writes(behind[i], one, i % 4);
+    pool.submit(behind[i]);
+  }
+  std::array<counted, 6> beside;
+  for (std::size_t i = 0; i < beside.size(); ++i) {
+    writes(beside[i], other, i % 4);
+    pool.submit(beside[i]);
+  }
+  for (const counted& op : beside)
+    EXPECT_TRUE(support::eventually([&] { return op.count_done == 1; }));
+  for (const counted& op : behind)
+    EXPECT_EQ(op.count_done, 0);
+  EXPECT_TRUE(pool.withdraw(behind[4], true));
+  EXPECT_FALSE(pool.withdraw(behind[4], true));
+  go = true;
+  for (std::size_t i = 0; i < behind.size(); ++i)
+    EXPECT_TRUE(i == 4 || support::eventually([&] { return behind[i].count_done == 1; })) << i;
+  pool.shut_down();
+  EXPECT_EQ(behind[4].count_done, 0);
+  EXPECT_EQ(support::read_file(dir / "one"), "xxxx");
+  EXPECT_EQ(support::read_file(dir / "other"), "xxxx");
+}
+
+// A call of another kind that comes meanwhile is not starved by them, on a single thread either.
+TEST(Pool, WritesThatTakeTurnsLetOthersGoFirst) {
+  static std::atomic<bool> go;
+  static std::atomic<int> writes_before;
+  go = false;
+  writes_before = 0;
+  const support::temp_dir dir;
+  support::write_file(dir / "f", ".");
+  const support::unique_fd file = support::open_fd(dir / "f", O_RDWR);
+  thread_pool pool(1);
+  std::array<counted, 4> writes;
+  const asio::const_buffer buffer("x", 1);
+  for (counted& op : writes) {
+    op.what = call::write_file;
+    op.handle = file.get();
+    op.count = 1;
+    op.buffers = &buffer;
+    op.buffer_count = 1;
+    op.is_refused = [](operation*, std::uint64_t) noexcept {
+      static_cast<void>(support::eventually([] { return go.load(); }));
+      ++writes_before;
+      return false;
+    };
+    pool.submit(op);
+    // So that the others wait for the turn of this one.
+    if (&op == &writes.front()) {
+      ASSERT_TRUE(support::eventually([&] { return op.place.load() == 0; }));
+    }
+  }
+  counted other;
+  other.what = call::work;
+  other.work = [](operation* op) noexcept {
+    op->transferred = static_cast<std::uint64_t>(writes_before.load());
+  };
+  pool.submit(other);
+  go = true;
+  for (const counted& op : writes)
+    EXPECT_TRUE(support::eventually([&] { return op.count_done == 1; }));
+  pool.shut_down();
+  EXPECT_EQ(other.transferred, 1U);
+}
+
+TEST_F(Ring, ARefusedCallIsNotMade) {
+  make();
+  if (!ring) return;
+  const support::temp_dir dir;
+  support::write_file(dir / "f", "..");
+  const support::unique_fd file = support::open_fd(dir / "f", O_RDWR);
+  const asio::const_buffer buffer("x", 1);
+  static std::array<std::uint64_t, 4> batches;
+  std::array<counted, 4> ops;
+  for (std::size_t i = 0; i < ops.size(); ++i) {
+    counted& op = ops[i];
+    op.what = call::write_file;
+    op.handle = file.get();
+    op.at = i % 2;
+    op.offset = i;
+    op.count = 1;
+    op.buffers = &buffer;
+    op.buffer_count = 1;
+    op.is_refused = [](operation* self, std::uint64_t batch) noexcept {
+      batches[self->offset] = batch;
+      if (self->at == 1) self->error = errc::page_fault;
+      return self->at == 1;
+    };
+  }
+  for (std::size_t i = 0; i < ops.size(); i += 2) {
+    ring->submit(ops[i]);
+    ring->submit(ops[i + 1]);
+    ASSERT_TRUE(support::run_to_end(io));
+  }
+  for (const counted& op : ops) {
+    EXPECT_EQ(op.count_done, 1);
+    EXPECT_EQ(op.transferred, op.at == 1 ? 0U : 1U);
+    EXPECT_EQ(op.error, op.at == 1 ? make_error_code(errc::page_fault) : std::error_code());
+  }
+  EXPECT_EQ(support::read_file(dir / "f"), "x.");
+  EXPECT_EQ(batches[0], batches[1]) << "submitted at once";
+  EXPECT_EQ(batches[2], batches[3]);
+  EXPECT_NE(batches[0], batches[2]);
+}
+
 // Total cancellation promises that nothing happened; a read under way is filling buffers.
 TEST(RingCancellation, TotalLeavesARunningReadAlone) {
   asio::io_context io;
-  if (support::code_of([&] { use_backend(io, backend_kind::io_uring); })) GTEST_SKIP();
+  if (const auto error = support::code_of([&] { use_backend(io, backend_kind::io_uring); }))
+    GTEST_SKIP() << "there is no io_uring here: " << error.message();
   const auto home = engine_of(io);
   ASSERT_FALSE(home->ensure_started());
   const pipe_ends pipe;

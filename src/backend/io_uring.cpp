@@ -18,6 +18,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <deque>
@@ -51,6 +52,12 @@ constexpr std::uint64_t nanoseconds_per_second = 1'000'000'000;
 // believes what it wrote itself, under its own mutex.
 constexpr std::uint8_t place_queued = 2;
 constexpr std::uint8_t place_running = 3;
+
+/// For operation::is_refused. Never the same twice, in whatever ring.
+std::uint64_t next_batch() noexcept {
+  static std::atomic<std::uint64_t> last{0};
+  return last.fetch_add(1, std::memory_order_relaxed) + 1;
+}
 
 /// Runs the reactor's completion where it is, on the thread of the context that found the ring
 /// readable. It only ever carries our own reaping, which calls no handler. Where Asio insists on a
@@ -139,7 +146,7 @@ class ring final : public backend {
 
   void turn(wake why) noexcept;
   void post_hook() noexcept;
-  void fill_and_submit() noexcept;
+  void fill_and_submit(operation_list& refused) noexcept;
   bool submit_filled() noexcept;
   void take_back() noexcept;
   void reap(operation_list& done) noexcept;
@@ -403,10 +410,17 @@ void ring::take_back() noexcept {
   sq.sqe_head = sq.sqe_tail = *sq.khead;
 }
 
-void ring::fill_and_submit() noexcept {
+void ring::fill_and_submit(operation_list& refused) noexcept {
   const unsigned most = ring_.cq.ring_entries;
+  const std::uint64_t batch = next_batch();
   while (operation* const op = queued_.front()) {
     if (in_flight_ >= most) break;
+    if (op->is_refused != nullptr && op->is_refused(op, batch)) {
+      queued_.pop();
+      op->place.store(0, std::memory_order_relaxed);
+      refused.push(*op);
+      continue;
+    }
     io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
     if (sqe == nullptr) {
       if (!submit_filled()) break;
@@ -541,7 +555,7 @@ void ring::turn(wake why) noexcept {
     }
     if (stopping_) return;
     reap(done);
-    fill_and_submit();
+    fill_and_submit(done);
     // What the kernel could answer at once is there already.
     reap(done);
     // The rest of what was answered in part must not wait for something else to complete. Where the

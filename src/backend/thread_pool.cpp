@@ -2,6 +2,7 @@
 
 #include "platform/platform.hpp"
 
+#include <algorithm>
 #include <utility>
 
 MAPIO_NAMESPACE_BEGIN
@@ -14,6 +15,7 @@ constexpr std::uint8_t queued = 1;
 
 thread_pool::thread_pool(unsigned threads) : most_threads_(threads) {
   threads_.reserve(threads);
+  writers_.reserve(threads);
   std::lock_guard lock(mutex_);
   start_thread();
 }
@@ -33,6 +35,7 @@ void thread_pool::submit(operation& op) noexcept {
     std::lock_guard lock(mutex_);
     if (!stopping_) {
       op.place.store(queued, std::memory_order_relaxed);
+      if (wait_for_turn(op)) return;
       queue_.push(op);
       ++queued_;
       if (idle_ >= queued_) {
@@ -53,12 +56,52 @@ void thread_pool::submit(operation& op) noexcept {
 
 bool thread_pool::withdraw(operation& op, bool interrupt) noexcept {
   std::lock_guard lock(mutex_);
-  if (op.place.load(std::memory_order_relaxed) != queued || (!interrupt && op.transferred != 0) ||
-      !queue_.remove(op))
+  if (op.place.load(std::memory_order_relaxed) != queued || (!interrupt && op.transferred != 0))
+    return false;
+  if (queue_.remove(op))
+    --queued_;
+  else if (std::none_of(writers_.begin(), writers_.end(),
+                        [&](writer* w) { return w->waiting.remove(op); }))
     return false;
   op.place.store(0, std::memory_order_relaxed);
-  --queued_;
   return true;
+}
+
+bool thread_pool::wait_for_turn(operation& op) noexcept {
+  if (op.what != call::write_file) return false;
+  for (writer* w : writers_)
+    if (w->handle == op.handle) {
+      w->waiting.push(op);
+      return true;
+    }
+  return false;
+}
+
+void thread_pool::carry_out(operation& op, std::unique_lock<std::mutex>& lock) noexcept {
+  op.place.store(0, std::memory_order_relaxed);
+  if (stopping_) op.dropped = true;
+  lock.unlock();
+  const bool refused = !op.dropped && op.is_refused != nullptr && op.is_refused(&op, 0);
+  if (!op.dropped && !refused) platform::perform(op);
+  op.done(&op);
+  lock.lock();
+}
+
+void thread_pool::write(operation& first, std::unique_lock<std::mutex>& lock) noexcept {
+  writer self{first.handle, {}};
+  writers_.push_back(&self);
+  operation* op = &first;
+  do
+    carry_out(*op, lock);
+  while (queue_.empty() && (op = self.waiting.pop()) != nullptr);
+  std::erase(writers_, &self);
+  if (self.waiting.empty()) return;
+  // Something else is due as well, and was there first.
+  while ((op = self.waiting.pop()) != nullptr) {
+    queue_.push(*op);
+    ++queued_;
+  }
+  wake_.notify_one();
 }
 
 void thread_pool::run() noexcept {
@@ -70,12 +113,10 @@ void thread_pool::run() noexcept {
     operation* op = queue_.pop();
     if (op == nullptr) return;
     --queued_;
-    op->place.store(0, std::memory_order_relaxed);
-    if (stopping_) op->dropped = true;
-    lock.unlock();
-    if (!op->dropped) platform::perform(*op);
-    op->done(op);
-    lock.lock();
+    if (op->what != call::write_file)
+      carry_out(*op, lock);
+    else if (!wait_for_turn(*op))
+      write(*op, lock);
     ++idle_;
   }
 }

@@ -29,13 +29,25 @@ class thread_pool final : public backend {
   static constexpr unsigned default_threads = 4;
 
  private:
+  /// A thread that writes to a file, and the writes to that file which wait for their turn. The
+  /// file system would make them wait as well, and put a thread to sleep for each.
+  struct writer {
+    native_handle_type handle;
+    operation_list waiting;
+  };
+
   void start_thread();
   void run() noexcept;
+  void write(operation& first, std::unique_lock<std::mutex>& lock) noexcept;
+  void carry_out(operation& op, std::unique_lock<std::mutex>& lock) noexcept;
+  /// Lets a write wait behind one that is under way; false: there is none.
+  bool wait_for_turn(operation& op) noexcept;
 
   const unsigned most_threads_;
   std::mutex mutex_;
   std::condition_variable wake_;
   operation_list queue_;
+  std::vector<writer*> writers_;
   std::vector<std::thread> threads_;
   std::size_t idle_ = 0;
   std::size_t queued_ = 0;

@@ -958,14 +958,10 @@ bool file_state::start_update(operation& op) noexcept {
     };
     return submit(op);
   }
-  // A write would silently extend a file that somebody cut meanwhile; a store there is a fault.
-  std::uint64_t real_size = 0;
-  if (medium_ != medium::network && !platform::file_size(op.handle, real_size) &&
-      real_size < op.offset + op.length) {
-    page_faults_.fetch_add(1, std::memory_order_relaxed);
-    op.error = errc::page_fault;
-    return true;
-  }
+  if (medium_ != medium::network)
+    op.is_refused = [](operation* self, std::uint64_t batch) noexcept {
+      return self->file->is_cut(*self, batch);
+    };
   if (worth) {
     worker_stores_.fetch_add(1, std::memory_order_relaxed);
     op.what = call::populate_write;
@@ -1000,6 +996,21 @@ bool file_state::start_update(operation& op) noexcept {
     if (self->dropped || self->file->end_update(*self)) finish(*self);
   };
   return submit(op);
+}
+
+// A write would silently extend a file that somebody cut meanwhile; a store there is a fault. The
+// look costs as much as half the update around it, so one does for all that is submitted at once.
+bool file_state::is_cut(operation& op, std::uint64_t batch) noexcept {
+  std::uint64_t real_size = real_size_.load(std::memory_order_relaxed);
+  if (batch == 0 || real_size_batch_.load(std::memory_order_acquire) != batch) {
+    if (platform::file_size(op.handle, real_size)) return false;
+    real_size_.store(real_size, std::memory_order_relaxed);
+    real_size_batch_.store(batch, std::memory_order_release);
+  }
+  if (real_size >= op.offset + op.length) return false;
+  page_faults_.fetch_add(1, std::memory_order_relaxed);
+  op.error = errc::page_fault;
+  return true;
 }
 
 bool file_state::start_read(operation& op) noexcept {

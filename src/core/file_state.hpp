@@ -121,6 +121,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
 
  private:
   bool start_update(operation& op) noexcept;
+  bool is_cut(operation& op, std::uint64_t batch) noexcept;
   bool start_read(operation& op) noexcept;
   bool start_view(view_operation& op) noexcept;
   bool start_prefetch(operation& op) noexcept;
@@ -202,6 +203,8 @@ class file_state final : public std::enable_shared_from_this<file_state> {
 
   std::atomic<std::uint64_t> stores_{0};
   std::atomic<std::uint64_t> worker_stores_{0};
+  std::atomic<std::uint64_t> real_size_{0};        // as the OS told last,
+  std::atomic<std::uint64_t> real_size_batch_{0};  // for this batch of calls
   std::atomic<std::uint64_t> file_writes_{0};
   std::atomic<std::uint64_t> reads_at_once_{0};
   std::atomic<std::uint64_t> reads_off_loop_{0};

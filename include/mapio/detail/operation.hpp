@@ -84,6 +84,9 @@ struct operation {
   operation& operator=(const operation&) = delete;
 
   void (*work)(operation*) noexcept = nullptr;  // call::work
+  // Asked right before the call is made; true: there is none, and `error` says why. Calls of one
+  // batch, if that is not 0, are made at the same time.
+  bool (*is_refused)(operation*, std::uint64_t batch) noexcept = nullptr;
   void (*done)(operation*) noexcept =
       nullptr;  // `what` was carried out; see `error`, `transferred`, `dropped`
   void (*complete)(operation*, delivery) = nullptr;  // delivers and frees
