@@ -684,6 +684,32 @@ TEST_F(mapped_file_read, of_what_is_in_memory_is_counted_as_at_once) {
   });
 }
 
+// mincore says of a file that one could not write to that all of it is in memory.
+TEST_F(mapped_file_read, of_a_cold_file_of_somebody_else_goes_off_the_loop) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can become somebody else";
+  write_file(path_, pattern(256 * page()));
+  fs::permissions(dir_.path(), fs::perms(0755));
+  fs::permissions(path_, fs::perms(0644));
+  if (!support::evict(path_)) GTEST_SKIP() << "this file system does not let go of its pages";
+  const auto end = support::in_child([&] {
+    support::become_nobody();
+    asio::io_context io;
+    mapped_file file(io);
+    support::run_coroutine(io, [&]() -> work {
+      co_await file.open(path_, read_only());
+      std::string read(100, '.');
+      co_await file.read_into(200 * page(), asio::buffer(read));
+      EXPECT_EQ(read, pattern(256 * page()).substr(200 * page(), 100));
+      EXPECT_EQ(file.stats().reads_off_loop, 1U);
+      co_await file.read_into(200 * page(), asio::buffer(read));
+      EXPECT_EQ(file.stats().reads_off_loop, 1U);
+      const mapio::region view = co_await file.view(100 * page(), page());
+      EXPECT_EQ(file.stats().reads_off_loop, 2U);
+    });
+  });
+  EXPECT_TRUE(end.ok()) << end;
+}
+
 TEST_F(mapped_file_read, of_what_is_not_in_memory_goes_off_the_loop) {
   const std::string bytes = pattern(256 * page());
   write_file(path_, bytes);

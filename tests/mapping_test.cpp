@@ -1922,6 +1922,25 @@ TEST_F(mapping_prefetch, brings_pages_in) {
   EXPECT_TRUE(m.is_resident(0, m.size()));
 }
 
+// mincore says of a file that one could not write to that all of it is in memory.
+TEST_F(mapping_prefetch, and_residency_are_right_for_a_file_of_somebody_else) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can become somebody else";
+  const auto path = file_of(pattern(256 * page()));
+  fs::permissions(dir_.path(), fs::perms(0755));
+  fs::permissions(path, fs::perms(0644));
+  if (!support::evict(path)) GTEST_SKIP() << "this file system does not let go of its pages";
+  const auto end = support::in_child([&] {
+    support::become_nobody();
+    mapping m(path);
+    EXPECT_FALSE(m.is_resident(0, page()));
+    EXPECT_FALSE(m.is_resident(0, m.size()));
+    m.prefetch();
+    EXPECT_TRUE(m.is_resident(0, m.size()));
+    EXPECT_TRUE(m.is_resident(5, 10 * page()));
+  });
+  EXPECT_TRUE(end.exited_with(0)) << end;
+}
+
 TEST_F(mapping_prefetch, of_a_range_brings_all_of_it_in) {
   const auto path = file_of(pattern(256 * page()));
   if (!support::evict(path)) GTEST_SKIP() << "this file system does not let go of its pages";

@@ -39,6 +39,7 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -324,6 +325,14 @@ pid_t start_child(Body body) {
 template <class Body>
 child_end in_child(Body body) {
   return wait_for_child(start_child(std::move(body)));
+}
+
+/// Gives up all that distinguishes root from others; for children.
+inline void become_nobody() {
+  constexpr uid_t nobody = 65534;
+  if (::setgroups(0, nullptr) != 0 || ::setresgid(nobody, nobody, nobody) != 0 ||
+      ::setresuid(nobody, nobody, nobody) != 0)
+    throw std::system_error(errno, std::system_category(), "setresuid");
 }
 
 /// Runs `body` in a new process that has done nothing before: this program once more, with only the

@@ -399,6 +399,10 @@ class mapping {
 
   /// Tells whether every page of [offset, offset + length) is in memory now; an empty range is.
   ///
+  /// Linux keeps this from who has only read permission for a file of somebody else's. There the
+  /// answer is no where it is not certainly yes, and asking may set off the reading. What counts
+  /// are the permissions at open: who gives them up later is told that everything is in memory.
+  ///
   /// @par Errors
   ///   errc::out_of_range, errc::not_open, errc::unsupported where the platform cannot tell.
   /// @par Example

@@ -96,6 +96,7 @@ void wait_a_little() {
 file_state::file_state(const std::filesystem::path& path, const open_options& options,
                        const platform::opened_file& file, extent& mapped)
     : path_(path), options_(options), zeroes_tail_(file.zeroes_tail), medium_(file.medium),
+      hides_residency_(file.hides_residency),
       may_write_through_(
           options.mode == access::read_write &&
           (options.writes == write_path::file ||
@@ -834,7 +835,16 @@ std::error_code file_state::is_resident(std::uint64_t offset, std::uint64_t leng
     all = true;
     return {};
   }
-  return platform::resident(e->base() + offset, length, all);
+  return is_in_memory(*e, offset, length, all);
+}
+
+std::error_code file_state::is_in_memory(const extent& e, std::uint64_t offset,
+                                         std::uint64_t length, bool& all) noexcept {
+  if (!hides_residency_) return platform::resident(e.base() + offset, length, all);
+  if (!file_->try_retain()) return errc::not_open;
+  all = platform::is_cached(file_->get(), offset, length);
+  file_->release();
+  return {};
 }
 
 // --- awaited verbs
@@ -1029,8 +1039,7 @@ bool file_state::start_read(operation& op) noexcept {
     self->error = error_of(why);
   };
   bool resident = false;
-  if (op.length <= most_at_once &&
-      !platform::resident(e->base() + op.offset, op.length, resident) && resident) {
+  if (op.length <= most_at_once && !is_in_memory(*e, op.offset, op.length, resident) && resident) {
     reads_at_once_.fetch_add(1, std::memory_order_relaxed);
     copy(&op);
     return true;
@@ -1099,7 +1108,7 @@ bool file_state::start_view(view_operation& op) noexcept {
   op.result =
       region_access::make(std::move(p), first, static_cast<std::size_t>(op.length), op.offset);
   bool resident = false;
-  if (op.length <= most_at_once && !platform::resident(first, op.length, resident) && resident) {
+  if (op.length <= most_at_once && !is_in_memory(*e, op.offset, op.length, resident) && resident) {
     // In memory is not yet in the page table; that takes no disk, so it is done here.
     std::byte touched;
     const std::uint64_t page = page_size();

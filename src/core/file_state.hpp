@@ -120,6 +120,9 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   void continue_resizes() noexcept;
 
  private:
+  /// Tells whether a read of the mapping takes no disk; for pinned ranges.
+  std::error_code is_in_memory(const extent& e, std::uint64_t offset, std::uint64_t length,
+                               bool& all) noexcept;
   bool start_update(operation& op) noexcept;
   bool is_cut(operation& op, std::uint64_t batch) noexcept;
   bool start_read(operation& op) noexcept;
@@ -174,6 +177,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   const open_options options_;
   const bool zeroes_tail_;
   const mapio::medium medium_;
+  const bool hides_residency_;
   const bool may_write_through_;  // blocking updates, too
   std::error_code directory_error_;
 

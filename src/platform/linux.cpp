@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 MAPIO_NAMESPACE_BEGIN
@@ -95,6 +96,29 @@ std::error_code resident(const std::byte* address, std::uint64_t length, bool& a
     at += piece;
   }
   return {};
+}
+
+bool is_cached(native_handle_type file, std::uint64_t offset, std::uint64_t length) noexcept {
+  const std::uint64_t page = page_size();
+  for (std::uint64_t at = offset; at < offset + length; at = (at / page + 1) * page) {
+    char byte = 0;
+    const iovec vector{&byte, 1};
+    if (::preadv2(file, &vector, 1, static_cast<off_t>(at), RWF_NOWAIT) != 1) return false;
+  }
+  return true;
+}
+
+bool posix::hides_residency(int file, std::uint64_t size) noexcept {
+  // mincore tells the truth to those who might write to the file, and to all others that every page
+  // is in memory. One behind the end of the file never is.
+  const std::uint64_t page = page_size();
+  void* const behind = ::mmap(nullptr, page, PROT_READ, MAP_SHARED, file,
+                              static_cast<off_t>((size / page + 1) * page));
+  if (behind == MAP_FAILED) return false;
+  unsigned char in_memory = 0;
+  const bool hides = ::mincore(behind, page, &in_memory) == 0 && (in_memory & 1) != 0;
+  ::munmap(behind, page);
+  return hides;
 }
 
 std::error_code file_size(native_handle_type file, std::uint64_t& size) noexcept {

@@ -26,7 +26,8 @@ struct opened_file {
   bool zeroes_tail =
       false;                // growth zeroes what was stored behind the old end, on this file system
   bool fixed_size = false;  // nothing can be mapped beyond the end (hugetlbfs)
-  bool created = false;     // by open(), which removes it again when the caller says so
+  bool hides_residency = false;  // resident() would say yes to everything
+  bool created = false;          // by open(), which removes it again when the caller says so
 };
 
 /// Opens or creates a regular file and gives it its size; after an error nothing is left open or
@@ -60,6 +61,9 @@ void free_zeroed(void* memory, std::size_t bytes) noexcept;
 
 /// Tells whether every page of the range is in memory; never waits for the disk.
 std::error_code resident(const std::byte* address, std::uint64_t length, bool& all) noexcept;
+/// The same by another way, for a file that hides_residency; unlike the other it may set off the
+/// reading of what is missing, and says no where it cannot tell.
+bool is_cached(native_handle_type file, std::uint64_t offset, std::uint64_t length) noexcept;
 
 /// Counts the pages of the range whose part of the page cache is dirty, in units that the kernel
 /// tracks (whole folios); false where it does not tell.

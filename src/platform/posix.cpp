@@ -175,6 +175,13 @@ std::error_code start_over(int file, std::uint64_t old_size, const open_options&
              : grow(file, 0, options.size, options.preallocate);
 }
 
+/// Finds out what the OS does with such a file.
+void look_at(int file, const open_options& options, opened_file& result) noexcept {
+  posix::identify(file, result);
+  if (options.mode != access::read_write)
+    result.hides_residency = posix::hides_residency(file, result.size);
+}
+
 void open_directory(const std::filesystem::path& path, int file, opened_file& result) noexcept {
   try {
     // The name that must become durable is the one behind symbolic links.
@@ -245,7 +252,7 @@ std::error_code open(const std::filesystem::path& path, const open_options& opti
   result.file = file;
   result.created = created;
   if (options.create != disposition::open_existing) open_directory(path, file, result);
-  posix::identify(file, result);
+  look_at(file, options, result);
   return {};
 }
 
@@ -258,7 +265,7 @@ std::error_code inspect(native_handle_type file, const open_options& options, op
   if (std::error_code error = check_regular(file, status)) return error;
   result.file = file;
   result.size = static_cast<std::uint64_t>(status.st_size);
-  posix::identify(file, result);
+  look_at(file, options, result);
   return {};
 }
 

@@ -16,6 +16,8 @@ inline std::error_code last_error() noexcept {
 
 /// Recognises the file system of an open file.
 void identify(int file, opened_file& result) noexcept;
+/// Tells whether the OS keeps from this process what of a file is in memory.
+bool hides_residency(int file, std::uint64_t size) noexcept;
 /// Opens a file without a name in the folder of `path`; -1 where that is not to be had.
 int open_unnamed(const std::filesystem::path& path, int flags, unsigned permissions);
 /// Gives it its name, if nothing has that yet; else false, with errno.
