@@ -31,14 +31,14 @@ namespace {
 using mapio::mapped_file;
 using support::page;
 
-class AsioEdge : public testing::Test {
+class asio_edge : public testing::Test {
  protected:
   mapped_file open_file(std::uint64_t size) {
-    return {io.get_executor(), mapio::mapping::create(dir / "f", size)};
+    return {io_.get_executor(), mapio::mapping::create(dir_ / "f", size)};
   }
 
-  support::temp_dir dir;
-  asio::io_context io;
+  support::temp_dir dir_;
+  asio::io_context io_;
 };
 
 // --- tokens
@@ -73,25 +73,25 @@ int start_each_verb(mapped_file& file, const std::filesystem::path& path, Token&
   return 13;
 }
 
-TEST_F(AsioEdge, AnLvalueTokenIsCopied) {
-  mapped_file file(io);
+TEST_F(asio_edge, AnLvalueTokenIsCopied) {
+  mapped_file file(io_);
   counting_handler handler{std::make_shared<int>(0)};
-  const int verbs = start_each_verb(file, dir / "missing", handler);
+  const int verbs = start_each_verb(file, dir_ / "missing", handler);
   ASSERT_TRUE(handler.state);
-  EXPECT_TRUE(support::run_to_end(io));
+  EXPECT_TRUE(support::run_to_end(io_));
   EXPECT_EQ(*handler.state, verbs);
 }
 
-TEST_F(AsioEdge, AConstLvalueTokenIsCopied) {
-  mapped_file file(io);
+TEST_F(asio_edge, AConstLvalueTokenIsCopied) {
+  mapped_file file(io_);
   const counting_handler handler{std::make_shared<int>(0)};
-  const int verbs = start_each_verb(file, dir / "missing", handler);
-  EXPECT_TRUE(support::run_to_end(io));
+  const int verbs = start_each_verb(file, dir_ / "missing", handler);
+  EXPECT_TRUE(support::run_to_end(io_));
   EXPECT_EQ(*handler.state, verbs);
 }
 
-TEST_F(AsioEdge, AnRvalueTokenIsMovedFrom) {
-  mapped_file file(io);
+TEST_F(asio_edge, AnRvalueTokenIsMovedFrom) {
+  mapped_file file(io_);
   counting_handler handler{std::make_shared<int>(0)};
   const auto state = handler.state;
   file.flush(std::move(handler));
@@ -100,13 +100,13 @@ TEST_F(AsioEdge, AnRvalueTokenIsMovedFrom) {
     *state += *owned;
   };
   file.flush(std::move(only_moves));
-  EXPECT_TRUE(support::run_to_end(io));
+  EXPECT_TRUE(support::run_to_end(io_));
   EXPECT_EQ(*state, 2);
 }
 
-TEST_F(AsioEdge, TokensThatAreNoHandlersServeAsLvalues) {
+TEST_F(asio_edge, TokensThatAreNoHandlersServeAsLvalues) {
   mapped_file file = open_file(page());
-  support::run_coroutine(io, [&]() -> asio::awaitable<void> {
+  support::run_coroutine(io_, [&]() -> asio::awaitable<void> {
     // The default token, and one that is used twice.
     co_await file.update_region(0, asio::buffer("abc", 3));
     co_await file.flush();
@@ -119,7 +119,7 @@ TEST_F(AsioEdge, TokensThatAreNoHandlersServeAsLvalues) {
   });
   const asio::use_future_t<> future_token;
   std::future<void> done = file.flush(future_token);
-  EXPECT_TRUE(support::run_to_end(io));
+  EXPECT_TRUE(support::run_to_end(io_));
   done.get();
 }
 
@@ -159,7 +159,7 @@ struct count_news {
   ~count_news() { counted_news = -1; }
 };
 
-TEST_F(AsioEdge, EveryByteOfAVerbComesFromTheAssociatedAllocator) {
+TEST_F(asio_edge, EveryByteOfAVerbComesFromTheAssociatedAllocator) {
   mapped_file file = open_file(page());
   std::array<char, 64> bytes{};
   std::array<asio::const_buffer, 20> buffers;
@@ -183,14 +183,14 @@ TEST_F(AsioEdge, EveryByteOfAVerbComesFromTheAssociatedAllocator) {
       least_taken = std::min(least_taken, counted_news);
     }
     EXPECT_GE(memory.allocations, 2) << "the operation and its buffers";
-    EXPECT_TRUE(support::run_to_end(io));
+    EXPECT_TRUE(support::run_to_end(io_));
     EXPECT_EQ(calls, 1);
     EXPECT_EQ(memory.outstanding, 0) << "also of what the slot still refers to";
   }
   EXPECT_EQ(least_taken, 0);
 }
 
-TEST_F(AsioEdge, ASlotMayOutliveTheOperationAndItsMemory) {
+TEST_F(asio_edge, ASlotMayOutliveTheOperationAndItsMemory) {
   mapped_file file = open_file(page());
   asio::cancellation_signal signal;
   {
@@ -199,13 +199,13 @@ TEST_F(AsioEdge, ASlotMayOutliveTheOperationAndItsMemory) {
     file.flush(asio::bind_cancellation_slot(
         signal.slot(), asio::bind_allocator(arena_allocator<void>(memory),
                                             [&](std::error_code) { called = true; })));
-    EXPECT_TRUE(support::run_to_end(io));
+    EXPECT_TRUE(support::run_to_end(io_));
     EXPECT_TRUE(called);
   }
   signal.emit(asio::cancellation_type::terminal);
 }
 
-TEST_F(AsioEdge, AnOperationMayOutliveItsSlot) {
+TEST_F(asio_edge, AnOperationMayOutliveItsSlot) {
   mapped_file file = open_file(page());
   bool called = false;
   {
@@ -215,16 +215,16 @@ TEST_F(AsioEdge, AnOperationMayOutliveItsSlot) {
       called = true;
     }));
   }
-  EXPECT_TRUE(support::run_to_end(io));
+  EXPECT_TRUE(support::run_to_end(io_));
   EXPECT_TRUE(called);
 }
 
 // The operation ends on one thread while the slot takes another one on, or goes, or emits on the
 // second.
-TEST_F(AsioEdge, SlotsAndOperationsGoAtTheSameMoment) {
+TEST_F(asio_edge, SlotsAndOperationsGoAtTheSameMoment) {
   mapped_file file = open_file(page());
-  auto work = asio::make_work_guard(io);
-  std::thread loop([&] { io.run(); });
+  auto work = asio::make_work_guard(io_);
+  std::thread loop([&] { io_.run(); });
   std::atomic<int> completed{0};
   constexpr int rounds = 2000;
   int started = 0;
@@ -250,28 +250,28 @@ TEST_F(AsioEdge, SlotsAndOperationsGoAtTheSameMoment) {
 // --- no more threads
 // -------------------------------------------------------------------------------------------------
 
-TEST_F(AsioEdge, AnEngineThatServesDoesNotNeedMoreThreads) {
+TEST_F(asio_edge, AnEngineThatServesDoesNotNeedMoreThreads) {
   const support::child_end end = support::in_fresh_process([&] {
     mapped_file file = open_file(page());
-    ASSERT_NE(mapio::backend_of(io).kind, mapio::backend_kind::automatic);
+    ASSERT_NE(mapio::backend_of(io_).kind, mapio::backend_kind::automatic);
     faults::deny({SYS_clone, SYS_clone3}, EAGAIN);
-    support::run_coroutine(io, [&]() -> asio::awaitable<void> {
+    support::run_coroutine(io_, [&]() -> asio::awaitable<void> {
       co_await file.update_region(0, asio::buffer("abc", 3), asio::use_awaitable);
       co_await file.flush(asio::use_awaitable);
       co_await file.close(asio::use_awaitable);
     });
-    EXPECT_FALSE(support::is_mapped(dir / "f"));
+    EXPECT_FALSE(support::is_mapped(dir_ / "f"));
   });
   EXPECT_TRUE(end.ok()) << end;
 }
 
-TEST_F(AsioEdge, WithoutAThreadAnEngineIsRefusedAndNothingIsLost) {
+TEST_F(asio_edge, WithoutAThreadAnEngineIsRefusedAndNothingIsLost) {
   const support::child_end end = support::in_fresh_process([&] {
     mapped_file file = open_file(page());
     faults::deny({SYS_clone, SYS_clone3}, EAGAIN);
     std::error_code error;
     file.close([&](std::error_code e) { error = e; });
-    EXPECT_TRUE(support::run_to_end(io));
+    EXPECT_TRUE(support::run_to_end(io_));
     EXPECT_EQ(error, std::errc::resource_unavailable_try_again);
     EXPECT_TRUE(file.is_open());
   });
@@ -282,7 +282,7 @@ TEST_F(AsioEdge, WithoutAThreadAnEngineIsRefusedAndNothingIsLost) {
 // -------------------------------------------------------------------------------------------------
 
 // A child that goes on running the context must not take what the kernel answers to its parent.
-TEST_F(AsioEdge, AForkedChildThatRunsTheContextLeavesTheParentAlone) {
+TEST_F(asio_edge, AForkedChildThatRunsTheContextLeavesTheParentAlone) {
   mapped_file file = open_file(64 << 20);
   const std::vector<char> bytes(4 << 20, 'x');
   for (const bool submitted : {true, false}) {
@@ -299,21 +299,21 @@ TEST_F(AsioEdge, AForkedChildThatRunsTheContextLeavesTheParentAlone) {
       EXPECT_FALSE(error) << error.message();
       ++done;
     });
-    io.restart();
-    if (submitted) io.poll();
-    io.notify_fork(asio::execution_context::fork_prepare);
+    io_.restart();
+    if (submitted) io_.poll();
+    io_.notify_fork(asio::execution_context::fork_prepare);
     const support::child_end end = support::in_child([&] {
-      io.notify_fork(asio::execution_context::fork_child);
-      io.run_for(std::chrono::milliseconds(300));
+      io_.notify_fork(asio::execution_context::fork_child);
+      io_.run_for(std::chrono::milliseconds(300));
       file.cancel();
       std::error_code error;
       file.flush([&](std::error_code e) { error = e; });
-      io.run_for(std::chrono::milliseconds(100));
+      io_.run_for(std::chrono::milliseconds(100));
       EXPECT_EQ(error, mapio::errc::unsupported);
     });
     EXPECT_TRUE(end.ok()) << end;
-    io.notify_fork(asio::execution_context::fork_parent);
-    io.run_for(std::chrono::seconds(20));
+    io_.notify_fork(asio::execution_context::fork_parent);
+    io_.run_for(std::chrono::seconds(20));
     EXPECT_EQ(done, updates + 1);
     if (done != updates + 1) std::abort();  // they refer to what is about to go
   }

@@ -274,18 +274,18 @@ struct waiter : operation {
   bool completed = false;
 };
 
-class FlushLanes : public testing::Test {
+class flush_lanes : public testing::Test {
  protected:
   void SetUp() override {
-    options.announce = false;
-    state = open_state(dir / "f", 64 * page(), options);
+    options_.announce = false;
+    state_ = open_state(dir_ / "f", 64 * page(), options_);
     // Size and name are due after creation: get them out of the way.
-    ASSERT_FALSE(state->flush(true, 0, 0, durability::durable));
+    ASSERT_FALSE(state_->flush(true, 0, 0, durability::durable));
   }
 
   void dirty(std::uint64_t offset) {
     failure why{};
-    state->store(offset, "x", 1, why);
+    state_->store(offset, "x", 1, why);
     ASSERT_EQ(why, no_failure);
   }
   bool join(waiter& w, std::uint64_t offset, std::uint64_t length) {
@@ -294,179 +294,179 @@ class FlushLanes : public testing::Test {
     return flushes().join(w, false);
   }
   bool join_whole(waiter& w) { return flushes().join(w, true); }
-  flush_scheduler& flushes() { return state->flushes(); }
+  flush_scheduler& flushes() { return state_->flushes(); }
 
-  support::temp_dir dir;
-  open_options options = support::creating(0);
-  std::shared_ptr<file_state> state;
-  manual_performer engine;
+  support::temp_dir dir_;
+  open_options options_ = support::creating(0);
+  std::shared_ptr<file_state> state_;
+  manual_performer engine_;
 };
 
-TEST_F(FlushLanes, ACleanRangeIsOverAtOnce) {
-  waiter w(engine);
+TEST_F(flush_lanes, ACleanRangeIsOverAtOnce) {
+  waiter w(engine_);
   EXPECT_TRUE(join(w, 0, page()));
   EXPECT_FALSE(w.error);
-  EXPECT_EQ(engine.waiting(), 0U);
+  EXPECT_EQ(engine_.waiting(), 0U);
 }
 
-TEST_F(FlushLanes, WhatArrivesDuringASyncIsServedByTheNextOneTogether) {
+TEST_F(flush_lanes, WhatArrivesDuringASyncIsServedByTheNextOneTogether) {
   std::vector<std::unique_ptr<waiter>> waiters;
   for (int i = 0; i < 10; ++i) {
     dirty(static_cast<std::uint64_t>(i) * page());
-    waiters.push_back(std::make_unique<waiter>(engine));
+    waiters.push_back(std::make_unique<waiter>(engine_));
     EXPECT_FALSE(join(*waiters.back(), static_cast<std::uint64_t>(i) * page(), 1));
   }
-  ASSERT_EQ(engine.waiting(), 1U);
-  EXPECT_EQ(engine.calls[0]->count, page());  // only the first had come
-  engine.finish_next();
+  ASSERT_EQ(engine_.waiting(), 1U);
+  EXPECT_EQ(engine_.calls[0]->count, page());  // only the first had come
+  engine_.finish_next();
   EXPECT_TRUE(waiters[0]->completed);
   EXPECT_FALSE(waiters[1]->completed);
-  ASSERT_EQ(engine.waiting(), 1U);
-  EXPECT_EQ(engine.calls[0]->at, page());
-  EXPECT_EQ(engine.calls[0]->count, 9 * page());
-  engine.finish_next();
+  ASSERT_EQ(engine_.waiting(), 1U);
+  EXPECT_EQ(engine_.calls[0]->at, page());
+  EXPECT_EQ(engine_.calls[0]->count, 9 * page());
+  engine_.finish_next();
   for (const auto& w : waiters)
     EXPECT_TRUE(w->completed && !w->error);
-  EXPECT_EQ(engine.waiting(), 0U);
+  EXPECT_EQ(engine_.waiting(), 0U);
 }
 
-TEST_F(FlushLanes, AStoreDuringASyncIsNotCoveredByIt) {
+TEST_F(flush_lanes, AStoreDuringASyncIsNotCoveredByIt) {
   dirty(0);
-  waiter first(engine);
+  waiter first(engine_);
   EXPECT_FALSE(join(first, 0, 1));
   dirty(0);
-  waiter second(engine);
+  waiter second(engine_);
   EXPECT_FALSE(join(second, 0, 1));
-  engine.finish_next();
+  engine_.finish_next();
   EXPECT_TRUE(first.completed);
   EXPECT_FALSE(second.completed);
-  engine.finish_next();
+  engine_.finish_next();
   EXPECT_TRUE(second.completed);
 }
 
-TEST_F(FlushLanes, WhoseBytesAreInASyncUnderWayWaitsForThatOne) {
+TEST_F(flush_lanes, WhoseBytesAreInASyncUnderWayWaitsForThatOne) {
   dirty(0);
-  waiter first(engine);
+  waiter first(engine_);
   EXPECT_FALSE(join(first, 0, 1));
-  waiter second(engine);  // nothing was stored since
+  waiter second(engine_);  // nothing was stored since
   EXPECT_FALSE(join(second, 0, 1));
-  EXPECT_EQ(engine.waiting(), 1U);
-  engine.finish_next();
+  EXPECT_EQ(engine_.waiting(), 1U);
+  engine_.finish_next();
   EXPECT_TRUE(first.completed);
   EXPECT_TRUE(second.completed);
-  EXPECT_EQ(engine.waiting(), 0U);
+  EXPECT_EQ(engine_.waiting(), 0U);
 }
 
-TEST_F(FlushLanes, ARangeDoesNotQueueBehindTheWholeFile) {
+TEST_F(flush_lanes, ARangeDoesNotQueueBehindTheWholeFile) {
   dirty(0);
-  waiter whole(engine);
+  waiter whole(engine_);
   EXPECT_FALSE(join_whole(whole));
   dirty(5 * page());
-  waiter range(engine);
+  waiter range(engine_);
   EXPECT_FALSE(join(range, 5 * page(), 1));
-  ASSERT_EQ(engine.waiting(), 2U);
-  std::swap(engine.calls[0], engine.calls[1]);
-  engine.finish_next();
+  ASSERT_EQ(engine_.waiting(), 2U);
+  std::swap(engine_.calls[0], engine_.calls[1]);
+  engine_.finish_next();
   EXPECT_TRUE(range.completed);
   EXPECT_FALSE(whole.completed);
-  engine.finish_next();
+  engine_.finish_next();
   EXPECT_TRUE(whole.completed);
 }
 
-TEST_F(FlushLanes, ARangeWhosePagesTheWholeSyncTookWaitsForItToo) {
+TEST_F(flush_lanes, ARangeWhosePagesTheWholeSyncTookWaitsForItToo) {
   dirty(0);
   dirty(page());
-  waiter whole(engine);
+  waiter whole(engine_);
   EXPECT_FALSE(join_whole(whole));
   dirty(page());  // page 0 is the whole sync's, page 1 is dirty again
-  waiter range(engine);
+  waiter range(engine_);
   EXPECT_FALSE(join(range, 0, 2 * page()));
-  ASSERT_EQ(engine.waiting(), 2U);
-  std::swap(engine.calls[0], engine.calls[1]);
-  engine.finish_next();
+  ASSERT_EQ(engine_.waiting(), 2U);
+  std::swap(engine_.calls[0], engine_.calls[1]);
+  engine_.finish_next();
   EXPECT_FALSE(range.completed);
-  engine.finish_next();
+  engine_.finish_next();
   EXPECT_TRUE(range.completed);
   EXPECT_FALSE(range.error);
 }
 
-TEST_F(FlushLanes, OneFailureIsEverybodys) {
+TEST_F(flush_lanes, OneFailureIsEverybodys) {
   const auto failed = make_error_code(std::errc::io_error);
   dirty(0);
   dirty(page());
-  waiter rider1(engine), rider2(engine), gathered(engine);
+  waiter rider1(engine_), rider2(engine_), gathered(engine_);
   EXPECT_FALSE(join(rider1, 0, 2 * page()));
   EXPECT_FALSE(join(rider2, page(), 1));
   dirty(2 * page());
   EXPECT_FALSE(join(gathered, 2 * page(), 1));
-  engine.finish_next(failed);
+  engine_.finish_next(failed);
   EXPECT_EQ(rider1.error, failed);
   EXPECT_EQ(rider2.error, failed);
   EXPECT_TRUE(gathered.completed);
   EXPECT_EQ(gathered.error, errc::flush_failed);
-  EXPECT_EQ(state->flush_error(), failed);
-  waiter later(engine);
+  EXPECT_EQ(state_->flush_error(), failed);
+  waiter later(engine_);
   EXPECT_TRUE(join(later, 40 * page(), 1));
   EXPECT_EQ(later.error, errc::flush_failed);
-  EXPECT_EQ(engine.waiting(), 0U);
+  EXPECT_EQ(engine_.waiting(), 0U);
 }
 
-TEST_F(FlushLanes, TheOtherLaneCannotSucceedPastAFailure) {
+TEST_F(flush_lanes, TheOtherLaneCannotSucceedPastAFailure) {
   dirty(0);
-  waiter whole(engine);
+  waiter whole(engine_);
   EXPECT_FALSE(join_whole(whole));
   dirty(5 * page());
-  waiter range(engine);
+  waiter range(engine_);
   EXPECT_FALSE(join(range, 5 * page(), 1));
-  engine.finish_next(make_error_code(std::errc::io_error));
-  engine.finish_next();  // "ok", since the error was reported to the first
+  engine_.finish_next(make_error_code(std::errc::io_error));
+  engine_.finish_next();  // "ok", since the error was reported to the first
   EXPECT_EQ(range.error, errc::flush_failed);
 }
 
-TEST_F(FlushLanes, AClearedErrorMakesNothingDurable) {
+TEST_F(flush_lanes, AClearedErrorMakesNothingDurable) {
   dirty(0);
   dirty(page());
-  waiter first(engine);
+  waiter first(engine_);
   EXPECT_FALSE(join(first, 0, 2 * page()));
-  engine.finish_next(make_error_code(std::errc::io_error));
-  state->clear_flush_error();
-  waiter lost(engine), elsewhere(engine);
+  engine_.finish_next(make_error_code(std::errc::io_error));
+  state_->clear_flush_error();
+  waiter lost(engine_), elsewhere(engine_);
   EXPECT_TRUE(join(lost, 0, 1));
   EXPECT_EQ(lost.error, errc::flush_failed);
   EXPECT_TRUE(join(elsewhere, 10 * page(), 1));
   EXPECT_FALSE(elsewhere.error);
   dirty(0);  // written again: now it can be synced
-  waiter again(engine);
+  waiter again(engine_);
   EXPECT_FALSE(join(again, 0, 1));
-  engine.finish_next();
+  engine_.finish_next();
   EXPECT_TRUE(again.completed && !again.error);
-  waiter other(engine);  // page 1 was not
+  waiter other(engine_);  // page 1 was not
   EXPECT_TRUE(join(other, page(), 1));
   EXPECT_EQ(other.error, errc::flush_failed);
 }
 
-TEST_F(FlushLanes, AWaiterOfTwoSyncsWaitsForBothAlthoughAPageIsWrittenAgain) {
+TEST_F(flush_lanes, AWaiterOfTwoSyncsWaitsForBothAlthoughAPageIsWrittenAgain) {
   dirty(0);
-  waiter part(engine), all(engine), both(engine);
+  waiter part(engine_), all(engine_), both(engine_);
   EXPECT_FALSE(join(part, 0, 1));
   dirty(page());
   EXPECT_FALSE(join_whole(all));
   EXPECT_FALSE(join(both, 0, 2 * page()));  // nothing is due: page 0 is in one sync, 1 in the other
-  ASSERT_EQ(engine.waiting(), 2U);
+  ASSERT_EQ(engine_.waiting(), 2U);
   dirty(page());
-  engine.finish_next();
+  engine_.finish_next();
   EXPECT_TRUE(part.completed && !part.error);
   EXPECT_FALSE(both.completed);
-  engine.finish_next();
+  engine_.finish_next();
   EXPECT_TRUE(both.completed && !both.error);
 }
 
-TEST_F(FlushLanes, AWriteDuringAJoinDoesNotHideTheSyncInFlight) {
+TEST_F(flush_lanes, AWriteDuringAJoinDoesNotHideTheSyncInFlight) {
   // Large, so that the look at the bits takes a while.
   constexpr std::uint64_t size = std::uint64_t{1} << 29;
   constexpr int rounds = 300;
-  state = open_state(dir / "large", size, options);
-  ASSERT_FALSE(state->flush(true, 0, 0, durability::durable));
+  state_ = open_state(dir_ / "large", size, options_);
+  ASSERT_FALSE(state_->flush(true, 0, 0, durability::durable));
   std::atomic<int> begun{0}, written{0};
   std::thread writer([&] {
     for (int i = 1; i <= rounds; ++i) {
@@ -476,21 +476,21 @@ TEST_F(FlushLanes, AWriteDuringAJoinDoesNotHideTheSyncInFlight) {
       for (int wait = 0; wait < i % 30 * 50; ++wait)
         std::atomic_signal_fence(std::memory_order_seq_cst);
       failure why{};
-      state->store(0, "y", 1, why);
+      state_->store(0, "y", 1, why);
       written.store(i);
     }
   });
   int early = 0;
   for (int i = 1; i <= rounds; ++i) {
     dirty(0);
-    waiter first(engine), second(engine);
+    waiter first(engine_), second(engine_);
     EXPECT_FALSE(join_whole(first));  // has the page in hand until it is finished below
     begun.store(i);
     if (join(second, 0, size)) ++early;
     while (written.load() < i)
       std::this_thread::yield();
-    while (engine.waiting() != 0)
-      engine.finish_next();
+    while (engine_.waiting() != 0)
+      engine_.finish_next();
   }
   writer.join();
   EXPECT_EQ(early, 0) << "flushes that were over before the sync that had their page";
@@ -499,156 +499,156 @@ TEST_F(FlushLanes, AWriteDuringAJoinDoesNotHideTheSyncInFlight) {
 // --- flushes after a failure
 // ---------------------------------------------------------------------------------------------------
 
-TEST_F(FlushLanes, ABitOfBeforeAFailureIsNoRewrite) {
+TEST_F(flush_lanes, ABitOfBeforeAFailureIsNoRewrite) {
   dirty(0);
-  waiter all(engine);
-  waiter again(engine);
-  waiter elsewhere(engine);
+  waiter all(engine_);
+  waiter again(engine_);
+  waiter elsewhere(engine_);
   EXPECT_FALSE(join_whole(all));
   dirty(0);
   dirty(5 * page());
-  engine.finish_next(make_error_code(std::errc::io_error));
-  state->clear_flush_error();
+  engine_.finish_next(make_error_code(std::errc::io_error));
+  state_->clear_flush_error();
   EXPECT_TRUE(join(again, 0, 1));
   EXPECT_EQ(again.error, errc::flush_failed);
   EXPECT_TRUE(join(elsewhere, 5 * page(), 1)) << "the error may have been about page 5";
   EXPECT_EQ(elsewhere.error, errc::flush_failed);
 }
 
-TEST_F(FlushLanes, ARegionOfBeforeAFailureIsNoRewrite) {
-  mapping m = mapping_of(state);
+TEST_F(flush_lanes, ARegionOfBeforeAFailureIsNoRewrite) {
+  mapping m = mapping_of(state_);
   dirty(0);
   {
     const mutable_region r = m.mutable_view(3 * page(), 1);
-    waiter first(engine);
+    waiter first(engine_);
     EXPECT_FALSE(join(first, 0, 1));
-    engine.finish_next(make_error_code(std::errc::io_error));
-    state->clear_flush_error();
-    waiter pinned(engine);
+    engine_.finish_next(make_error_code(std::errc::io_error));
+    state_->clear_flush_error();
+    waiter pinned(engine_);
     EXPECT_TRUE(join(pinned, 3 * page(), 1));
     EXPECT_EQ(pinned.error, errc::flush_failed);
   }
-  waiter dropped(engine);
+  waiter dropped(engine_);
   EXPECT_TRUE(join(dropped, 3 * page(), 1));
   EXPECT_EQ(dropped.error, errc::flush_failed);
   dirty(3 * page());
-  waiter rewritten(engine);
+  waiter rewritten(engine_);
   EXPECT_FALSE(join(rewritten, 3 * page(), 1));
-  engine.finish_next();
+  engine_.finish_next();
   EXPECT_TRUE(rewritten.completed && !rewritten.error);
 }
 
-TEST_F(FlushLanes, ASyncInFlightWhileAnErrorIsClearedIsNotTrusted) {
+TEST_F(flush_lanes, ASyncInFlightWhileAnErrorIsClearedIsNotTrusted) {
   dirty(0);
-  waiter all(engine);
-  waiter part(engine);
+  waiter all(engine_);
+  waiter part(engine_);
   EXPECT_FALSE(join_whole(all));
   dirty(page());
   EXPECT_FALSE(join(part, page(), 1));
-  engine.finish_next(make_error_code(std::errc::io_error));
-  state->clear_flush_error();
-  engine.finish_next();
+  engine_.finish_next(make_error_code(std::errc::io_error));
+  state_->clear_flush_error();
+  engine_.finish_next();
   EXPECT_TRUE(part.completed);
   EXPECT_EQ(part.error, errc::flush_failed);
 }
 
-TEST_F(FlushLanes, ARefusedStoreStaysLostAfterAClear) {
-  state->mapped()->dirty.mark(0, page());
+TEST_F(flush_lanes, ARefusedStoreStaysLostAfterAClear) {
+  state_->mapped()->dirty.mark(0, page());
   flushes().store_refused(0, 1, errc::page_fault);
-  state->clear_flush_error();
-  waiter w(engine);
+  state_->clear_flush_error();
+  waiter w(engine_);
   EXPECT_TRUE(join(w, 0, 1));
   EXPECT_EQ(w.error, errc::flush_failed);
 }
 
-TEST_F(FlushLanes, APageThatIsSyncedAgainIsNotLost) {
+TEST_F(flush_lanes, APageThatIsSyncedAgainIsNotLost) {
   dirty(0);
-  waiter failed(engine);
-  waiter again(engine);
-  waiter with_it(engine);
+  waiter failed(engine_);
+  waiter again(engine_);
+  waiter with_it(engine_);
   EXPECT_FALSE(join(failed, 0, 1));
-  engine.finish_next(make_error_code(std::errc::io_error));
-  state->clear_flush_error();
+  engine_.finish_next(make_error_code(std::errc::io_error));
+  state_->clear_flush_error();
   dirty(0);
   EXPECT_FALSE(join(again, 0, 1));
   EXPECT_FALSE(join(with_it, 0, 1)) << with_it.error.message();
-  engine.finish_next(make_error_code(std::errc::io_error));
+  engine_.finish_next(make_error_code(std::errc::io_error));
   EXPECT_TRUE(with_it.completed && with_it.error);
-  state->clear_flush_error();
-  waiter after(engine);
+  state_->clear_flush_error();
+  waiter after(engine_);
   EXPECT_TRUE(join(after, 0, 1));
   EXPECT_EQ(after.error, errc::flush_failed);
 }
 
-TEST_F(FlushLanes, TheTwoGoThroughDescriptionsOfTheirOwn) {
+TEST_F(flush_lanes, TheTwoGoThroughDescriptionsOfTheirOwn) {
   // Each hears of a failed write-back, since none can take the other's error.
   dirty(0);
-  waiter all(engine);
-  waiter part(engine);
+  waiter all(engine_);
+  waiter part(engine_);
   EXPECT_FALSE(join_whole(all));
   dirty(page());
   EXPECT_FALSE(join(part, page(), 1));
-  ASSERT_EQ(engine.waiting(), 2U);
-  EXPECT_NE(engine.calls[0]->handle, engine.calls[1]->handle);
-  EXPECT_EQ(engine.calls[1]->handle, state->native_handle()) << "whose mapping an msync names";
-  engine.finish_next();
-  engine.finish_next();
+  ASSERT_EQ(engine_.waiting(), 2U);
+  EXPECT_NE(engine_.calls[0]->handle, engine_.calls[1]->handle);
+  EXPECT_EQ(engine_.calls[1]->handle, state_->native_handle()) << "whose mapping an msync names";
+  engine_.finish_next();
+  engine_.finish_next();
 }
 
-TEST_F(FlushLanes, ANameWhoseSyncFailedIsNotSyncedAgain) {
-  state = open_state(dir / "new", 4 * page(), options);
-  waiter first(engine);
+TEST_F(flush_lanes, ANameWhoseSyncFailedIsNotSyncedAgain) {
+  state_ = open_state(dir_ / "new", 4 * page(), options_);
+  waiter first(engine_);
   EXPECT_FALSE(join_whole(first));
-  engine.finish_next();  // the data
-  ASSERT_EQ(engine.waiting(), 1U);
-  EXPECT_EQ(engine.calls[0]->what, call::sync_name);
-  engine.finish_next(make_error_code(std::errc::io_error));
+  engine_.finish_next();  // the data
+  ASSERT_EQ(engine_.waiting(), 1U);
+  EXPECT_EQ(engine_.calls[0]->what, call::sync_name);
+  engine_.finish_next(make_error_code(std::errc::io_error));
   EXPECT_EQ(first.error, std::errc::io_error);
-  state->clear_flush_error();
-  waiter again(engine);
+  state_->clear_flush_error();
+  waiter again(engine_);
   EXPECT_TRUE(join_whole(again));
   EXPECT_EQ(again.error, errc::flush_failed);
-  EXPECT_EQ(engine.waiting(), 0U);
+  EXPECT_EQ(engine_.waiting(), 0U);
 }
 
-TEST_F(FlushLanes, TheFolderOfANameStaysOpenUntilItIsSynced) {
-  state = open_state(dir / "new", 4 * page(), options);
-  waiter first(engine);
+TEST_F(flush_lanes, TheFolderOfANameStaysOpenUntilItIsSynced) {
+  state_ = open_state(dir_ / "new", 4 * page(), options_);
+  waiter first(engine_);
   EXPECT_FALSE(join_whole(first));
-  static_cast<void>(state->close());
-  engine.finish_next();
-  ASSERT_EQ(engine.waiting(), 1U);
-  EXPECT_EQ(engine.calls[0]->what, call::sync_name);
-  EXPECT_TRUE(support::is_open_descriptor(engine.calls[0]->handle));
-  const int folder = engine.calls[0]->handle;
-  engine.finish_next();
+  static_cast<void>(state_->close());
+  engine_.finish_next();
+  ASSERT_EQ(engine_.waiting(), 1U);
+  EXPECT_EQ(engine_.calls[0]->what, call::sync_name);
+  EXPECT_TRUE(support::is_open_descriptor(engine_.calls[0]->handle));
+  const int folder = engine_.calls[0]->handle;
+  engine_.finish_next();
   EXPECT_TRUE(first.completed && !first.error) << first.error.message();
   EXPECT_FALSE(support::is_open_descriptor(folder));
 }
 
-TEST_F(FlushLanes, WhatAWaitingShrinkMaySpareIsFlushedWithTheWholeFile) {
-  mapping m = mapping_of(state);
+TEST_F(flush_lanes, WhatAWaitingShrinkMaySpareIsFlushedWithTheWholeFile) {
+  mapping m = mapping_of(state_);
   dirty(9 * page());
   const region pinned = m.view(9 * page(), 1);
-  waiter shrink(engine);
+  waiter shrink(engine_);
   shrink.kind = verb::resize;
   shrink.length = page();
-  shrink.file = state;
+  shrink.file = state_;
   // Awaited, as it seems: it waits for the region.
   asio::io_context io;
   shrink.home = engine_of(io);
-  ASSERT_FALSE(state->start(shrink));
-  waiter all(engine);
+  ASSERT_FALSE(state_->start(shrink));
+  waiter all(engine_);
   EXPECT_FALSE(join_whole(all)) << "page 9 is dirty, and still there";
-  engine.finish_next();
+  engine_.finish_next();
   EXPECT_TRUE(all.completed && !all.error);
-  EXPECT_TRUE(state->withdraw(shrink, true));
+  EXPECT_TRUE(state_->withdraw(shrink, true));
   let_go(shrink);
   shrink.home->forget(shrink);
 }
 
-TEST_F(FlushLanes, ManyResizesInARowNeedNoStackForEach) {
-  mapping m = mapping_of(state);
+TEST_F(flush_lanes, ManyResizesInARowNeedNoStackForEach) {
+  mapping m = mapping_of(state_);
   auto pinned = std::make_unique<region>(m.view(9 * page(), 1));
   asio::io_context io;
   mapped_file file(io.get_executor(), m);
@@ -662,63 +662,63 @@ TEST_F(FlushLanes, ManyResizesInARowNeedNoStackForEach) {
   EXPECT_EQ(done, count);
 }
 
-TEST_F(FlushLanes, AWithdrawnWaiterFreesItselfAlone) {
+TEST_F(flush_lanes, AWithdrawnWaiterFreesItselfAlone) {
   dirty(0);
-  waiter first(engine), second(engine);
+  waiter first(engine_), second(engine_);
   EXPECT_FALSE(join(first, 0, 1));
   EXPECT_FALSE(join(second, 0, 1));
-  EXPECT_TRUE(state->withdraw(first, true));  // it leads, and may go all the same
-  EXPECT_FALSE(state->withdraw(first, true));
-  engine.finish_next();
+  EXPECT_TRUE(state_->withdraw(first, true));  // it leads, and may go all the same
+  EXPECT_FALSE(state_->withdraw(first, true));
+  engine_.finish_next();
   EXPECT_FALSE(first.completed);
   EXPECT_TRUE(second.completed && !second.error);
 }
 
-TEST_F(FlushLanes, ADroppedSyncIsDoneByTheNextWaiter) {
+TEST_F(flush_lanes, ADroppedSyncIsDoneByTheNextWaiter) {
   dirty(0);
-  waiter gone(engine), left(engine);
+  waiter gone(engine_), left(engine_);
   manual_performer other;
   left.runner = &other;
   EXPECT_FALSE(join(gone, 0, 1));
   EXPECT_FALSE(join(left, 0, 1));
-  EXPECT_TRUE(state->withdraw(gone, true));
-  engine.calls[0]->dropped = true;  // its engine was shut down
-  engine.finish_next();
+  EXPECT_TRUE(state_->withdraw(gone, true));
+  engine_.calls[0]->dropped = true;  // its engine was shut down
+  engine_.finish_next();
   EXPECT_FALSE(left.completed);
   ASSERT_EQ(other.waiting(), 1U);
   other.finish_next();
   EXPECT_TRUE(left.completed && !left.error);
 }
 
-TEST_F(FlushLanes, APinnedPageIsSyncedEveryTime) {
-  const mapping m = mapping_of(state);
+TEST_F(flush_lanes, APinnedPageIsSyncedEveryTime) {
+  const mapping m = mapping_of(state_);
   mapping writable = m;
   const mutable_region r = writable.mutable_view(0, 1);
   for (int i = 0; i < 3; ++i) {
-    waiter w(engine);
+    waiter w(engine_);
     EXPECT_FALSE(join(w, 0, 1));
-    engine.finish_next();
+    engine_.finish_next();
     EXPECT_TRUE(w.completed);
   }
 }
 
-TEST_F(FlushLanes, TheDropOfARegionLeavesItsMark) {
-  mapping m = mapping_of(state);
+TEST_F(flush_lanes, TheDropOfARegionLeavesItsMark) {
+  mapping m = mapping_of(state_);
   { const mutable_region r = m.mutable_view(0, 1); }
-  waiter w(engine);
+  waiter w(engine_);
   EXPECT_FALSE(join(w, 0, 1));
-  engine.finish_next();
-  waiter clean(engine);
+  engine_.finish_next();
+  waiter clean(engine_);
   EXPECT_TRUE(join(clean, 0, 1));
 }
 
-TEST_F(FlushLanes, AResizeIsDueWithoutADirtyPage) {
-  ASSERT_FALSE(state->resize(65 * page()));
-  waiter first(engine), second(engine);
+TEST_F(flush_lanes, AResizeIsDueWithoutADirtyPage) {
+  ASSERT_FALSE(state_->resize(65 * page()));
+  waiter first(engine_), second(engine_);
   EXPECT_FALSE(join(first, 0, 1));
   EXPECT_FALSE(join(second, 5 * page(), 1));  // rides on the one that makes the size durable
-  EXPECT_EQ(engine.waiting(), 1U);
-  engine.finish_next();
+  EXPECT_EQ(engine_.waiting(), 1U);
+  engine_.finish_next();
   EXPECT_TRUE(first.completed && second.completed);
 }
 
@@ -757,21 +757,21 @@ TEST(FlushName, AFailureToSyncItIsAFailure) {
 // --- the ring, in bad luck
 // -------------------------------------------------------------------------------------------------
 
-class Ring : public testing::Test {
+class ring_engine : public testing::Test {
  protected:
   void make(unsigned entries = 0) {
     std::string reason;
     std::error_code error;
-    ring = make_io_uring(io, reason, error, entries);
-    if (!ring) GTEST_SKIP() << "no io_uring here: " << reason;
+    ring_ = make_io_uring(io_, reason, error, entries);
+    if (!ring_) GTEST_SKIP() << "no io_uring here: " << reason;
   }
   void TearDown() override {
-    if (ring) ring->shut_down();
+    if (ring_) ring_->shut_down();
   }
 
   // The context goes first: it may still have a turn of the ring in its queue.
-  std::unique_ptr<backend> ring;
-  asio::io_context io;
+  std::unique_ptr<backend> ring_;
+  asio::io_context io_;
 };
 
 struct counted final : operation {
@@ -793,9 +793,9 @@ struct pipe_ends {
   support::unique_fd write;
 };
 
-TEST_F(Ring, MoreOperationsThanEntriesAndCompletionsAllCompleteOnce) {
+TEST_F(ring_engine, MoreOperationsThanEntriesAndCompletionsAllCompleteOnce) {
   make(2);  // and room for 32 completions
-  if (!ring) return;
+  if (!ring_) return;
   const support::temp_dir dir;
   support::write_file(dir / "f", support::pattern(page()));
   const support::unique_fd file = support::open_fd(dir / "f", O_RDWR);
@@ -810,9 +810,9 @@ TEST_F(Ring, MoreOperationsThanEntriesAndCompletionsAllCompleteOnce) {
     ops[i].count = 1;
     ops[i].buffers = &buffers[i];
     ops[i].buffer_count = 1;
-    ring->submit(ops[i]);
+    ring_->submit(ops[i]);
   }
-  ASSERT_TRUE(support::run_to_end(io));
+  ASSERT_TRUE(support::run_to_end(io_));
   const std::string expected = support::pattern(page());
   for (std::size_t i = 0; i < ops.size(); ++i) {
     ASSERT_EQ(ops[i].count_done, 1);
@@ -823,9 +823,9 @@ TEST_F(Ring, MoreOperationsThanEntriesAndCompletionsAllCompleteOnce) {
   }
 }
 
-TEST_F(Ring, AnOperationOutlivesTheThreadThatSubmittedIt) {
+TEST_F(ring_engine, AnOperationOutlivesTheThreadThatSubmittedIt) {
   make();
-  if (!ring) return;
+  if (!ring_) return;
   const pipe_ends pipe;
   char byte = 0;
   const asio::const_buffer buffer(&byte, 1);
@@ -835,25 +835,25 @@ TEST_F(Ring, AnOperationOutlivesTheThreadThatSubmittedIt) {
   op.count = 1;
   op.buffers = &buffer;
   op.buffer_count = 1;
-  ring->submit(op);
+  ring_->submit(op);
   // The submission happens in a turn of the loop, on a thread that leaves right after it. The
   // kernel cancels what it left.
-  std::thread([this] { io.run_one(); }).join();
+  std::thread([this] { io_.run_one(); }).join();
   EXPECT_EQ(op.count_done, 0);
-  io.restart();
-  io.run_for(std::chrono::milliseconds(
+  io_.restart();
+  io_.run_for(std::chrono::milliseconds(
       100));  // long enough for the cancellation to arrive, if it is to be delivered
   EXPECT_EQ(op.count_done, 0);
   ASSERT_EQ(::write(pipe.write.get(), "x", 1), 1);
-  EXPECT_TRUE(support::run_until(io, [&] { return op.count_done != 0; }));
+  EXPECT_TRUE(support::run_until(io_, [&] { return op.count_done != 0; }));
   EXPECT_EQ(op.count_done, 1);
   EXPECT_FALSE(op.error) << op.error.message();
   EXPECT_EQ(byte, 'x');
 }
 
-TEST_F(Ring, ARunningOperationIsCancelledOnRequest) {
+TEST_F(ring_engine, ARunningOperationIsCancelledOnRequest) {
   make();
-  if (!ring) return;
+  if (!ring_) return;
   const pipe_ends pipe;
   char byte = 0;
   const asio::const_buffer buffer(&byte, 1);
@@ -863,41 +863,41 @@ TEST_F(Ring, ARunningOperationIsCancelledOnRequest) {
   op.count = 1;
   op.buffers = &buffer;
   op.buffer_count = 1;
-  ring->submit(op);
-  io.run_one();
+  ring_->submit(op);
+  io_.run_one();
   op.cancel_requested = true;
-  EXPECT_FALSE(ring->withdraw(op, true));
-  ASSERT_TRUE(support::run_to_end(io));
+  EXPECT_FALSE(ring_->withdraw(op, true));
+  ASSERT_TRUE(support::run_to_end(io_));
   EXPECT_EQ(op.count_done, 1);
   EXPECT_EQ(op.error, asio::error::operation_aborted);
 }
 
-TEST_F(Ring, AQueuedOperationIsTakenOut) {
+TEST_F(ring_engine, AQueuedOperationIsTakenOut) {
   make();
-  if (!ring) return;
+  if (!ring_) return;
   const pipe_ends pipe;
   counted op;
   op.what = call::read_file;
   op.handle = pipe.read.get();
-  ring->submit(op);
-  EXPECT_TRUE(ring->withdraw(op, true));
-  EXPECT_FALSE(ring->withdraw(op, true));
-  ASSERT_TRUE(support::run_to_end(io));
+  ring_->submit(op);
+  EXPECT_TRUE(ring_->withdraw(op, true));
+  EXPECT_FALSE(ring_->withdraw(op, true));
+  ASSERT_TRUE(support::run_to_end(io_));
   EXPECT_EQ(op.count_done, 0);
 }
 
-TEST_F(Ring, WhatIsPartlyDoneIsOnlyTakenOutOnInterrupt) {
+TEST_F(ring_engine, WhatIsPartlyDoneIsOnlyTakenOutOnInterrupt) {
   make();
-  if (!ring) return;
+  if (!ring_) return;
   const pipe_ends pipe;
   counted op;
   op.what = call::write_file;
   op.handle = pipe.write.get();
   op.count = 2;
   op.transferred = 1;  // and queued again for the rest
-  ring->submit(op);
-  EXPECT_FALSE(ring->withdraw(op, false));
-  EXPECT_TRUE(ring->withdraw(op, true));
+  ring_->submit(op);
+  EXPECT_FALSE(ring_->withdraw(op, false));
+  EXPECT_TRUE(ring_->withdraw(op, true));
 }
 
 TEST(Pool, WhatIsPartlyDoneIsOnlyTakenOutOnInterrupt) {
@@ -1015,9 +1015,9 @@ TEST(Pool, WritesThatTakeTurnsLetOthersGoFirst) {
   EXPECT_EQ(other.transferred, 1U);
 }
 
-TEST_F(Ring, ARefusedCallIsNotMade) {
+TEST_F(ring_engine, ARefusedCallIsNotMade) {
   make();
-  if (!ring) return;
+  if (!ring_) return;
   const support::temp_dir dir;
   support::write_file(dir / "f", "..");
   const support::unique_fd file = support::open_fd(dir / "f", O_RDWR);
@@ -1040,9 +1040,9 @@ TEST_F(Ring, ARefusedCallIsNotMade) {
     };
   }
   for (std::size_t i = 0; i < ops.size(); i += 2) {
-    ring->submit(ops[i]);
-    ring->submit(ops[i + 1]);
-    ASSERT_TRUE(support::run_to_end(io));
+    ring_->submit(ops[i]);
+    ring_->submit(ops[i + 1]);
+    ASSERT_TRUE(support::run_to_end(io_));
   }
   for (const counted& op : ops) {
     EXPECT_EQ(op.count_done, 1);
@@ -1090,22 +1090,22 @@ TEST(RingCancellation, TotalLeavesARunningReadAlone) {
   home->forget(op);
 }
 
-TEST_F(Ring, WhatIsQueuedAtTheEndIsDropped) {
+TEST_F(ring_engine, WhatIsQueuedAtTheEndIsDropped) {
   make();
-  if (!ring) return;
+  if (!ring_) return;
   const pipe_ends pipe;
   counted op;
   op.what = call::read_file;
   op.handle = pipe.read.get();
-  ring->submit(op);
-  ring->shut_down();
+  ring_->submit(op);
+  ring_->shut_down();
   EXPECT_EQ(op.count_done, 1);
   EXPECT_TRUE(op.dropped);
 }
 
-TEST_F(Ring, TheLoopEndsWhenNothingIsInFlight) {
+TEST_F(ring_engine, TheLoopEndsWhenNothingIsInFlight) {
   make();
-  if (!ring) return;
+  if (!ring_) return;
   const support::temp_dir dir;
   support::write_file(dir / "f", "x");
   const support::unique_fd file = support::open_fd(dir / "f", O_RDWR);
@@ -1113,16 +1113,16 @@ TEST_F(Ring, TheLoopEndsWhenNothingIsInFlight) {
     counted op;
     op.what = call::sync;
     op.handle = file.get();
-    ring->submit(op);
-    ASSERT_TRUE(support::run_to_end(io));
+    ring_->submit(op);
+    ASSERT_TRUE(support::run_to_end(io_));
     EXPECT_EQ(op.count_done, 1);
   }
 }
 
 // A read of more buffers than go into one call is answered at once and in part.
-TEST_F(Ring, TheRestOfAnOperationDoesNotWaitForAnother) {
+TEST_F(ring_engine, TheRestOfAnOperationDoesNotWaitForAnother) {
   make();
-  if (!ring) return;
+  if (!ring_) return;
   const pipe_ends pipe;
   char byte = 0;
   const asio::const_buffer buffer(&byte, 1);
@@ -1132,8 +1132,8 @@ TEST_F(Ring, TheRestOfAnOperationDoesNotWaitForAnother) {
   slow.count = 1;
   slow.buffers = &buffer;
   slow.buffer_count = 1;
-  ring->submit(slow);
-  io.run_one();
+  ring_->submit(slow);
+  io_.run_one();
   const support::temp_dir dir;
   const std::string content = support::pattern(100);
   support::write_file(dir / "f", content);
@@ -1148,39 +1148,39 @@ TEST_F(Ring, TheRestOfAnOperationDoesNotWaitForAnother) {
   op.count = bytes.size();
   op.buffers = buffers.data();
   op.buffer_count = buffers.size();
-  ring->submit(op);
+  ring_->submit(op);
   for (int i = 0; i < 50 && op.count_done == 0; ++i)
-    io.run_for(std::chrono::milliseconds(100));
+    io_.run_for(std::chrono::milliseconds(100));
   EXPECT_EQ(op.count_done, 1);
   EXPECT_EQ(bytes, content);
   EXPECT_EQ(slow.count_done, 0);
   ASSERT_EQ(::write(pipe.write.get(), "x", 1), 1);
-  ASSERT_TRUE(support::run_to_end(io));
+  ASSERT_TRUE(support::run_to_end(io_));
 }
 
 // The thread that should run the loop is blocked behind an operation that only the loop submits.
-TEST_F(Ring, HelpCarriesAnOperationOutWithoutTheLoop) {
+TEST_F(ring_engine, HelpCarriesAnOperationOutWithoutTheLoop) {
   make();
-  if (!ring) return;
+  if (!ring_) return;
   const support::temp_dir dir;
   support::write_file(dir / "f", "x");
   const support::unique_fd file = support::open_fd(dir / "f", O_RDWR);
   counted op;
   op.what = call::sync;
   op.handle = file.get();
-  ring->submit(op);
+  ring_->submit(op);
   EXPECT_TRUE(support::eventually([&] {
-    ring->help();
+    ring_->help();
     return op.count_done == 1;
   }));
   EXPECT_FALSE(op.error) << op.error.message();
   // The loop finds nothing left to do, and what comes later takes its usual way.
-  ASSERT_TRUE(support::run_to_end(io));
-  ring->submit(op);
-  ASSERT_TRUE(support::run_to_end(io));
+  ASSERT_TRUE(support::run_to_end(io_));
+  ring_->submit(op);
+  ASSERT_TRUE(support::run_to_end(io_));
   EXPECT_EQ(op.count_done, 2);
-  ring->shut_down();
-  ring->help();
+  ring_->shut_down();
+  ring_->help();
 }
 
 TEST(EngineHelp, DoesNothingBeforeTheStart) {

@@ -208,11 +208,11 @@ TEST_F(mapping_open, leaks_no_descriptor_and_no_mapping) {
     const mapping copy = m;
     const mapio::region r = m.view(0, 1);
     if (i % 2 == 0) m.close();
-    open_error(dir_ / "missing");
-    open_error(dir_.path());
-    open_error("/dev/null");
-    open_error(path_, creating(most));
-    open_error(path_, creating(page(), disposition::create_new));
+    EXPECT_TRUE(open_error(dir_ / "missing"));
+    EXPECT_TRUE(open_error(dir_.path()));
+    EXPECT_TRUE(open_error("/dev/null"));
+    EXPECT_TRUE(open_error(path_, creating(most)));
+    EXPECT_TRUE(open_error(path_, creating(page(), disposition::create_new)));
   }
   EXPECT_EQ(support::open_descriptors(), before);
   EXPECT_FALSE(support::is_mapped(path_));

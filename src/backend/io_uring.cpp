@@ -237,7 +237,7 @@ std::error_code ring::set_up(unsigned entries, std::string& reason) {
   if (copy < 0) return refuse("fcntl", errno, reason);
   asio::error_code error;
   readable_.emplace(executor_);
-  readable_->assign(copy, error);
+  static_cast<void>(readable_->assign(copy, error));
   if (error) {
     ::close(copy);
     reason = "epoll: " + error.message();
@@ -400,6 +400,7 @@ void ring::take_back() noexcept {
   unsigned head = *sq.khead;
   const unsigned tail = *sq.ktail;
   for (; head != tail; ++head) {
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): we put the pointer there, and only that.
     auto* op = reinterpret_cast<operation*>(sq.sqes[head & *sq.kring_mask].user_data);
     --in_flight_;
     if (op == nullptr) continue;
@@ -525,7 +526,7 @@ void ring::hand_over(operation_list to_pool) noexcept {
 void ring::arm() noexcept {
   if (in_flight_ == 0) {
     asio::error_code ignored;
-    if (armed_) readable_->cancel(ignored);
+    if (armed_) static_cast<void>(readable_->cancel(ignored));
     return;
   }
   if (armed_) return;

@@ -46,7 +46,6 @@ class mapio_category final : public std::error_category {
     case errc::pinned:
       return std::errc::device_or_resource_busy;
     case errc::page_fault:
-      return std::errc::io_error;
     case errc::flush_failed:
       return std::errc::io_error;
     case errc::unsupported:

@@ -23,7 +23,7 @@ constexpr std::uint64_t gibibyte = std::uint64_t{1} << 30;
 
 // What is copied on the loop at most; more goes off it even if it is at hand, since the copy itself
 // takes its time.
-constexpr std::uint64_t most_at_once = 64 * 1024;
+constexpr std::uint64_t most_at_once = std::uint64_t{64} << 10;
 // What one populate call brings in: small enough to be cancelled in between, large enough not to
 // cost more for it.
 constexpr std::uint64_t populate_piece = 4 * mebibyte;
@@ -368,7 +368,10 @@ bool file_state::help_engines() noexcept {
   {
     std::lock_guard lock(mutex_);
     for (const auto& weak : engines_)
-      if (count < known.size() && (known[count] = weak.lock())) ++count;
+      if (count < known.size()) {
+        known[count] = weak.lock();
+        if (known[count]) ++count;
+      }
   }
   for (std::size_t i = 0; i < count; ++i)
     known[i]->help();

@@ -27,7 +27,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
  public:
   static std::error_code open(const std::filesystem::path& path, const open_options& options,
                               std::shared_ptr<file_state>& result) noexcept;
-  static std::error_code adopt(native_handle_type file, const open_options& options,
+  static std::error_code adopt(native_handle_type handle, const open_options& options,
                                std::shared_ptr<file_state>& result) noexcept;
   file_state(const std::filesystem::path& path, const open_options& options,
              const platform::opened_file& file, extent& mapped);
@@ -67,7 +67,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
     if (current_.load(std::memory_order_seq_cst) == e && offset <= limit &&
         length <= limit - offset)
       return slot;
-    pin(e, slot, offset << pin_slot::shift | pin_slot::occupied);
+    const pin undone(e, slot, offset << pin_slot::shift | pin_slot::occupied);
     return nullptr;
   }
   /// Pins [offset, offset + length); on success `where` is the extent.

@@ -80,20 +80,21 @@ std::uint64_t largest_reservation() noexcept {
 
 std::error_code resident(const std::byte* address, std::uint64_t length, bool& all) noexcept {
   const auto page = static_cast<std::uintptr_t>(page_size());
-  auto at = reinterpret_cast<std::uintptr_t>(address) & ~(page - 1);
-  const std::uintptr_t end =
-      (reinterpret_cast<std::uintptr_t>(address) + length + page - 1) & ~(page - 1);
+  const std::uintptr_t into_page = reinterpret_cast<std::uintptr_t>(address) & (page - 1);
+  std::byte* at = const_cast<std::byte*>(address) - into_page;
+  std::uint64_t left = (into_page + length + page - 1) & ~(page - 1);
   std::array<unsigned char, 1024> pages;
   all = true;
-  while (at < end && all) {
-    const std::size_t piece = std::min<std::size_t>(end - at, pages.size() * page);
-    if (::mincore(reinterpret_cast<void*>(at), piece, pages.data()) != 0) {
+  while (left != 0 && all) {
+    const std::size_t piece = std::min<std::size_t>(left, pages.size() * page);
+    if (::mincore(at, piece, pages.data()) != 0) {
       all = false;
       return last_error();
     }
     all = std::all_of(pages.begin(), pages.begin() + static_cast<std::ptrdiff_t>(piece / page),
                       [](unsigned char c) { return (c & 1) != 0; });
     at += piece;
+    left -= piece;
   }
   return {};
 }

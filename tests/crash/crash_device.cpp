@@ -17,7 +17,7 @@
 // A process of its own and not a thread of the test: a process that ends cannot wait for a file
 // system that waits for one of its threads.
 
-#define FUSE_USE_VERSION 31
+#define FUSE_USE_VERSION 31  // NOLINT(readability-identifier-naming): the name is theirs
 
 #include "device_protocol.hpp"
 
