@@ -774,11 +774,29 @@ class ring_engine : public testing::Test {
   asio::io_context io_;
 };
 
-struct counted final : operation {
+struct counted : operation {
   counted() {
     done = [](operation* op) noexcept { ++static_cast<counted*>(op)->count_done; };
   }
   std::atomic<int> count_done{0};
+};
+
+/// Reads or writes one byte.
+struct transfer final : counted {
+  transfer() = default;
+  transfer(call which, const support::unique_fd& fd, std::uint64_t where = 0) {
+    set(which, fd, where);
+  }
+  void set(call which, const support::unique_fd& fd, std::uint64_t where = 0) {
+    what = which;
+    handle = fd.get();
+    at = where;
+    count = 1;
+    buffers = &buffer;
+    buffer_count = 1;
+  }
+  char byte = 'x';
+  asio::const_buffer buffer{&byte, 1};
 };
 
 struct pipe_ends {
@@ -799,17 +817,9 @@ TEST_F(ring_engine, MoreOperationsThanEntriesAndCompletionsAllCompleteOnce) {
   const support::temp_dir dir;
   support::write_file(dir / "f", support::pattern(page()));
   const support::unique_fd file = support::open_fd(dir / "f", O_RDWR);
-  std::vector<char> bytes(2000, '\0');
-  std::vector<asio::const_buffer> buffers(bytes.size());
-  std::vector<counted> ops(bytes.size());
+  std::vector<transfer> ops(2000);
   for (std::size_t i = 0; i < ops.size(); ++i) {
-    buffers[i] = asio::const_buffer(&bytes[i], 1);
-    ops[i].what = i % 3 == 0 ? call::sync : call::read_file;
-    ops[i].handle = file.get();
-    ops[i].at = i % page();
-    ops[i].count = 1;
-    ops[i].buffers = &buffers[i];
-    ops[i].buffer_count = 1;
+    ops[i].set(i % 3 == 0 ? call::sync : call::read_file, file, i % page());
     ring_->submit(ops[i]);
   }
   ASSERT_TRUE(support::run_to_end(io_));
@@ -818,7 +828,7 @@ TEST_F(ring_engine, MoreOperationsThanEntriesAndCompletionsAllCompleteOnce) {
     ASSERT_EQ(ops[i].count_done, 1);
     ASSERT_FALSE(ops[i].error) << ops[i].error.message();
     if (i % 3 != 0) {
-      ASSERT_EQ(bytes[i], expected[i % page()]);
+      ASSERT_EQ(ops[i].byte, expected[i % page()]);
     }
   }
 }
@@ -827,14 +837,7 @@ TEST_F(ring_engine, AnOperationOutlivesTheThreadThatSubmittedIt) {
   make();
   if (!ring_) return;
   const pipe_ends pipe;
-  char byte = 0;
-  const asio::const_buffer buffer(&byte, 1);
-  counted op;
-  op.what = call::read_file;
-  op.handle = pipe.read.get();
-  op.count = 1;
-  op.buffers = &buffer;
-  op.buffer_count = 1;
+  transfer op(call::read_file, pipe.read);
   ring_->submit(op);
   // The submission happens in a turn of the loop, on a thread that leaves right after it. The
   // kernel cancels what it left.
@@ -844,25 +847,18 @@ TEST_F(ring_engine, AnOperationOutlivesTheThreadThatSubmittedIt) {
   io_.run_for(std::chrono::milliseconds(
       100));  // long enough for the cancellation to arrive, if it is to be delivered
   EXPECT_EQ(op.count_done, 0);
-  ASSERT_EQ(::write(pipe.write.get(), "x", 1), 1);
+  ASSERT_EQ(::write(pipe.write.get(), "y", 1), 1);
   EXPECT_TRUE(support::run_until(io_, [&] { return op.count_done != 0; }));
   EXPECT_EQ(op.count_done, 1);
   EXPECT_FALSE(op.error) << op.error.message();
-  EXPECT_EQ(byte, 'x');
+  EXPECT_EQ(op.byte, 'y');
 }
 
 TEST_F(ring_engine, ARunningOperationIsCancelledOnRequest) {
   make();
   if (!ring_) return;
   const pipe_ends pipe;
-  char byte = 0;
-  const asio::const_buffer buffer(&byte, 1);
-  counted op;
-  op.what = call::read_file;
-  op.handle = pipe.read.get();
-  op.count = 1;
-  op.buffers = &buffer;
-  op.buffer_count = 1;
+  transfer op(call::read_file, pipe.read);
   ring_->submit(op);
   io_.run_one();
   op.cancel_requested = true;
@@ -931,31 +927,21 @@ TEST(Pool, WritesToOneFileTakeTurnsAndHoldUpNothingElse) {
   support::write_file(dir / "other", "....");
   const support::unique_fd one = support::open_fd(dir / "one", O_RDWR);
   const support::unique_fd other = support::open_fd(dir / "other", O_RDWR);
-  const asio::const_buffer buffer("x", 1);
-  const auto writes = [&](counted& op, const support::unique_fd& file, std::uint64_t at) {
-    op.what = call::write_file;
-    op.handle = file.get();
-    op.at = at;
-    op.count = 1;
-    op.buffers = &buffer;
-    op.buffer_count = 1;
-  };
   thread_pool pool(4);
-  counted held;
-  writes(held, one, 0);
+  transfer held(call::write_file, one);
   held.is_refused = [](operation*, std::uint64_t) noexcept {
     static_cast<void>(support::eventually([] { return go.load(); }));
     return false;
   };
   pool.submit(held);
-  std::array<counted, 6> behind;
+  std::array<transfer, 6> behind;
   for (std::size_t i = 0; i < behind.size(); ++i) {
-    writes(behind[i], one, i % 4);
+    behind[i].set(call::write_file, one, i % 4);
     pool.submit(behind[i]);
   }
-  std::array<counted, 6> beside;
+  std::array<transfer, 6> beside;
   for (std::size_t i = 0; i < beside.size(); ++i) {
-    writes(beside[i], other, i % 4);
+    beside[i].set(call::write_file, other, i % 4);
     pool.submit(beside[i]);
   }
   for (const counted& op : beside)
@@ -983,14 +969,9 @@ TEST(Pool, WritesThatTakeTurnsLetOthersGoFirst) {
   support::write_file(dir / "f", ".");
   const support::unique_fd file = support::open_fd(dir / "f", O_RDWR);
   thread_pool pool(1);
-  std::array<counted, 4> writes;
-  const asio::const_buffer buffer("x", 1);
-  for (counted& op : writes) {
-    op.what = call::write_file;
-    op.handle = file.get();
-    op.count = 1;
-    op.buffers = &buffer;
-    op.buffer_count = 1;
+  std::array<transfer, 4> writes;
+  for (transfer& op : writes) {
+    op.set(call::write_file, file);
     op.is_refused = [](operation*, std::uint64_t) noexcept {
       static_cast<void>(support::eventually([] { return go.load(); }));
       ++writes_before;
@@ -1021,18 +1002,12 @@ TEST_F(ring_engine, ARefusedCallIsNotMade) {
   const support::temp_dir dir;
   support::write_file(dir / "f", "..");
   const support::unique_fd file = support::open_fd(dir / "f", O_RDWR);
-  const asio::const_buffer buffer("x", 1);
   static std::array<std::uint64_t, 4> batches;
-  std::array<counted, 4> ops;
+  std::array<transfer, 4> ops;
   for (std::size_t i = 0; i < ops.size(); ++i) {
-    counted& op = ops[i];
-    op.what = call::write_file;
-    op.handle = file.get();
-    op.at = i % 2;
+    transfer& op = ops[i];
+    op.set(call::write_file, file, i % 2);
     op.offset = i;
-    op.count = 1;
-    op.buffers = &buffer;
-    op.buffer_count = 1;
     op.is_refused = [](operation* self, std::uint64_t batch) noexcept {
       batches[self->offset] = batch;
       if (self->at == 1) self->error = errc::page_fault;
@@ -1063,15 +1038,8 @@ TEST(RingCancellation, TotalLeavesARunningReadAlone) {
   const auto home = engine_of(io);
   ASSERT_FALSE(home->ensure_started());
   const pipe_ends pipe;
-  char byte = 0;
-  const asio::const_buffer buffer(&byte, 1);
-  counted op;
+  transfer op(call::read_file, pipe.read);
   op.kind = verb::read;
-  op.what = call::read_file;
-  op.handle = pipe.read.get();
-  op.count = 1;
-  op.buffers = &buffer;
-  op.buffer_count = 1;
   op.home = home;
   std::atomic<cancel_link*> end{nullptr};
   cancel_link link(op, end);
@@ -1082,10 +1050,10 @@ TEST(RingCancellation, TotalLeavesARunningReadAlone) {
   EXPECT_FALSE(op.cancel_requested);
   io.run_for(std::chrono::milliseconds(100));  // long enough for a cancellation to arrive
   EXPECT_EQ(op.count_done, 0);
-  ASSERT_EQ(::write(pipe.write.get(), "x", 1), 1);
+  ASSERT_EQ(::write(pipe.write.get(), "y", 1), 1);
   EXPECT_TRUE(support::run_until(io, [&] { return op.count_done != 0; }));
   EXPECT_FALSE(op.error) << op.error.message();
-  EXPECT_EQ(byte, 'x');
+  EXPECT_EQ(op.byte, 'y');
   cancel_link::cut(op, end);
   home->forget(op);
 }
@@ -1124,14 +1092,7 @@ TEST_F(ring_engine, TheRestOfAnOperationDoesNotWaitForAnother) {
   make();
   if (!ring_) return;
   const pipe_ends pipe;
-  char byte = 0;
-  const asio::const_buffer buffer(&byte, 1);
-  counted slow;
-  slow.what = call::read_file;
-  slow.handle = pipe.read.get();
-  slow.count = 1;
-  slow.buffers = &buffer;
-  slow.buffer_count = 1;
+  transfer slow(call::read_file, pipe.read);
   ring_->submit(slow);
   io_.run_one();
   const support::temp_dir dir;
