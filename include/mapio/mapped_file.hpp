@@ -96,6 +96,7 @@ class basic_mapped_file {
   basic_mapped_file& operator=(const basic_mapped_file&) = default;
   /// Leaves `other` without state: its verbs complete with errc::not_open.
   basic_mapped_file(basic_mapped_file&& other) noexcept
+      // NOLINTNEXTLINE(performance-move-constructor-init): where those verbs complete
       : executor_(other.executor_), home_(std::move(other.home_)),
         handle_(std::move(other.handle_)) {}
   /// Leaves `other` without state: its verbs complete with errc::not_open.
