@@ -12,8 +12,10 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -542,6 +544,50 @@ TEST_F(backend_forbidden, later_does_not_lose_or_hang_what_is_under_way) {
     EXPECT_EQ(calls, 32);
   });
   EXPECT_TRUE(end.ok()) << end;
+}
+
+// However many contexts use the file: what the blocked thread waits for may be in the ring of any.
+TEST(backend_blocking, a_verb_behind_an_awaited_one_of_the_last_of_many_contexts_ends) {
+  const support::temp_dir dir;
+  mapio::mapping m(dir / "file", creating(4 * page()));
+  std::array<asio::io_context, 9> contexts;
+  int calls = 0;
+  const auto handler = [&](std::error_code error) { calls += error ? 0 : 1; };
+  for (asio::io_context& io : contexts) {
+    mapped_file file(io.get_executor(), m);
+    m.update_region(0, asio::buffer("x", 1));
+    file.flush(handler);
+    ASSERT_TRUE(support::run_to_end(io));
+  }
+  mapped_file file(contexts.back().get_executor(), m);
+  m.update_region(0, asio::buffer("x", 1));
+  file.flush(handler);
+  m.update_region(page(), asio::buffer("x", 1));
+  m.flush();
+  EXPECT_TRUE(support::run_to_end(contexts.back()));
+  EXPECT_EQ(calls, 10);
+}
+
+TEST(backend_blocking, a_verb_behind_an_awaited_one_ends_although_the_file_is_closed_meanwhile) {
+  const support::temp_dir dir;
+  mapio::mapping m(dir / "file", creating(std::uint64_t{64} << 20));
+  for (std::uint64_t at = 0; at < m.size(); at += page())
+    m.update_region(at, asio::buffer("x", 1));
+  asio::io_context io;
+  mapped_file file(io.get_executor(), m);
+  int calls = 0;
+  file.flush([&](std::error_code) { ++calls; });
+  std::thread closer([copy = m]() mutable {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    std::error_code ignored;
+    copy.close(ignored);
+  });
+  std::error_code error;
+  m.flush(mapio::durability::durable, error);
+  EXPECT_TRUE(!error || error == mapio::errc::not_open) << error.message();
+  closer.join();
+  EXPECT_TRUE(support::run_to_end(io));
+  EXPECT_EQ(calls, 1);
 }
 
 TEST(backend_blocking, a_verb_behind_an_awaited_one_ends_on_the_thread_that_should_run_the_loop) {

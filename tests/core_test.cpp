@@ -18,6 +18,7 @@
 #include <array>
 #include <atomic>
 #include <condition_variable>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -721,6 +722,172 @@ TEST_F(flush_lanes, AResizeIsDueWithoutADirtyPage) {
   EXPECT_EQ(engine_.waiting(), 1U);
   engine_.finish_next();
   EXPECT_TRUE(first.completed && second.completed);
+}
+
+/// The wait of a sync for those whom the last one served, by a clock of the test's.
+class flush_company : public flush_lanes {
+ protected:
+  void SetUp() override {
+    flush_lanes::SetUp();
+    now = 1000;
+    flushes().use_clock([]() noexcept { return now; });
+  }
+
+  /// Has one sync serve so many, and take a millisecond.
+  void serve(std::size_t count) {
+    dirty(63 * page());
+    waiter first(engine_);
+    ASSERT_FALSE(join(first, 63 * page(), 1));
+    std::deque<waiter> others;
+    for (std::size_t i = 0; i < count; ++i) {
+      dirty(i * page());
+      ASSERT_FALSE(join(others.emplace_back(engine_), i * page(), 1));
+    }
+    engine_.finish_next();
+    now += millisecond;
+    engine_.finish_next();
+    ASSERT_TRUE(first.completed);
+    for (const waiter& w : others)
+      ASSERT_TRUE(w.completed);
+    ASSERT_EQ(engine_.waiting(), 0U);
+  }
+  void come_again(waiter& w, std::size_t at) {
+    dirty(at * page());
+    ASSERT_FALSE(join(w, at * page(), 1));
+  }
+  call waiting(std::size_t i = 0) const { return engine_.calls.at(i)->what; }
+
+  static constexpr std::uint64_t millisecond = 1'000'000;
+  inline static std::uint64_t now = 0;
+};
+
+TEST_F(flush_company, IsWaitedForUntilAllAreThere) {
+  serve(3);
+  waiter a(engine_), b(engine_), c(engine_), late(engine_);
+  come_again(a, 0);
+  ASSERT_EQ(engine_.waiting(), 1U);
+  EXPECT_EQ(waiting(), call::pause);
+  EXPECT_EQ(engine_.calls[0]->count, millisecond / 2);
+  come_again(b, 1);
+  EXPECT_EQ(engine_.waiting(), 1U);
+  come_again(c, 2);
+  ASSERT_EQ(engine_.waiting(), 2U) << "the sync goes ahead";
+  EXPECT_EQ(waiting(1), call::sync);
+  engine_.finish_next();  // the pause, too late
+  ASSERT_EQ(engine_.waiting(), 1U);
+  come_again(late, 3);
+  now += millisecond;
+  engine_.finish_next();
+  EXPECT_TRUE(a.completed && b.completed && c.completed);
+  EXPECT_FALSE(late.completed);
+  EXPECT_EQ(waiting(), call::pause) << "one is there, of three more";
+  engine_.finish_next();
+  EXPECT_EQ(waiting(), call::sync);
+  engine_.finish_next();
+  EXPECT_TRUE(late.completed);
+}
+
+TEST_F(flush_company, IsNotWaitedForAnyLongerThanThat) {
+  serve(3);
+  waiter a(engine_), b(engine_);
+  come_again(a, 0);
+  come_again(b, 1);
+  EXPECT_EQ(waiting(), call::pause);
+  engine_.finish_next();
+  ASSERT_EQ(waiting(), call::sync);
+  engine_.finish_next();
+  EXPECT_TRUE(a.completed && b.completed);
+}
+
+TEST_F(flush_company, IsNotWaitedForByWhoComesLater) {
+  serve(3);
+  now += millisecond / 2;
+  waiter a(engine_);
+  come_again(a, 0);
+  EXPECT_EQ(waiting(), call::sync);
+  engine_.finish_next();
+  EXPECT_TRUE(a.completed);
+}
+
+TEST_F(flush_company, OfOneIsNone) {
+  serve(1);
+  waiter a(engine_);
+  come_again(a, 0);
+  EXPECT_EQ(waiting(), call::sync);
+  engine_.finish_next();
+}
+
+TEST_F(flush_company, ThatDidNotComeIsNotWaitedForTheNextTime) {
+  serve(4);
+  waiter a(engine_), b(engine_), c(engine_);
+  come_again(a, 0);
+  engine_.finish_next();  // the pause: one of four
+  engine_.finish_next();
+  ASSERT_TRUE(a.completed);
+  serve(4);
+  come_again(b, 0);
+  EXPECT_EQ(waiting(), call::sync);
+  engine_.finish_next();
+  serve(4);
+  come_again(c, 0);
+  EXPECT_EQ(waiting(), call::pause) << "once is enough";
+  engine_.finish_next();
+  engine_.finish_next();
+}
+
+// The thread of the first may be asleep in the pause.
+TEST_F(flush_company, IsLedByWhoCompletesIt) {
+  serve(2);
+  manual_performer other;
+  waiter a(engine_), b(other);
+  come_again(a, 0);
+  come_again(b, 1);
+  ASSERT_EQ(other.waiting(), 1U);
+  other.finish_next();
+  EXPECT_TRUE(a.completed && b.completed);
+  engine_.finish_next();
+  EXPECT_EQ(engine_.waiting(), 0U);
+}
+
+TEST_F(flush_company, OfAClosedFileHearsOfIt) {
+  serve(2);
+  waiter a(engine_);
+  come_again(a, 0);
+  ASSERT_EQ(waiting(), call::pause);
+  ASSERT_FALSE(state_->close());
+  EXPECT_FALSE(a.completed);
+  engine_.finish_next();
+  EXPECT_TRUE(a.completed);
+  EXPECT_EQ(a.error, errc::not_open);
+  EXPECT_EQ(engine_.waiting(), 0U);
+}
+
+TEST_F(flush_company, GetsItsSyncAlthoughTheWaitIsDropped) {
+  serve(2);
+  waiter a(engine_);
+  come_again(a, 0);
+  engine_.calls[0]->dropped = true;
+  engine_.finish_next();
+  ASSERT_EQ(engine_.waiting(), 1U);
+  EXPECT_EQ(waiting(), call::sync);
+  engine_.finish_next();
+  EXPECT_TRUE(a.completed);
+  EXPECT_FALSE(a.error);
+}
+
+TEST_F(flush_company, HearsOfAFailureOfTheOtherLane) {
+  serve(2);
+  waiter a(engine_), whole(engine_);
+  come_again(a, 0);
+  ASSERT_EQ(waiting(), call::pause);
+  ASSERT_FALSE(join_whole(whole));
+  operation* const pause = engine_.calls[0];
+  engine_.calls.erase(engine_.calls.begin());
+  engine_.finish_next(std::make_error_code(std::errc::io_error));
+  EXPECT_TRUE(a.completed && whole.completed);
+  EXPECT_EQ(a.error, errc::flush_failed);
+  pause->done(pause);
+  EXPECT_EQ(engine_.waiting(), 0U);
 }
 
 TEST(FlushName, IsSyncedWithTheFirstFlushAfterACreation) {

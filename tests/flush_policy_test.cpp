@@ -294,6 +294,26 @@ TEST_F(mapping_policy_failure, of_what_was_owed_at_the_end_is_the_closes) {
   });
 }
 
+// As long as its folder could not be synced, the name is owed.
+TEST_F(mapping_policy_failure, of_the_name_is_the_closes_too) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can become somebody else";
+  std::filesystem::permissions(dir_.path(), std::filesystem::perms(0755));
+  const std::filesystem::path folder = dir_ / "folder";
+  std::filesystem::create_directory(folder);
+  std::filesystem::permissions(folder, std::filesystem::perms(0333));
+  const auto end = support::in_child([&] {
+    support::become_nobody();
+    for (const flush_policy policy : {flush_policy::always(), flush_policy::every_writes(100),
+                                      flush_policy::every(std::chrono::hours(1))}) {
+      mapping m(folder / "file", following(policy));
+      EXPECT_EQ(code_of([&] { m.flush(); }), std::errc::permission_denied);
+      EXPECT_EQ(code_of([&] { m.close(); }), std::errc::permission_denied);
+      std::filesystem::remove(folder / "file");
+    }
+  });
+  EXPECT_TRUE(end.ok()) << end;
+}
+
 TEST_F(mapping_policy_failure, is_not_there_when_close_flushes_what_is_owed) {
   run([&] {
     for (const flush_policy policy : {flush_policy::every_bytes(1 << 20),
@@ -480,6 +500,35 @@ class mapped_file_policy_failure : public mapped_file_policy {
                        return syscall_gate::fail(EIO);
                      }};
 };
+
+// A flush that is given up has flushed nothing: what was counted before it is owed still.
+TEST_F(mapped_file_policy_failure, is_not_what_a_cancelled_flush_makes_of_the_count) {
+  on_the_pool(flush_policy::every_writes(4), [&](asio::io_context& io, mapped_file& file) {
+    const auto before = file.stats();
+    hold_next_ = true;
+    outcome running, given_up;
+    file.map().update_region(0, asio::buffer("x", 1));
+    file.flush(running.handler());
+    io.restart();
+    io.poll();
+    gate_.wait_until_held();
+    for (std::uint64_t i = 1; i < 4; ++i)
+      file.map().update_region(i * page(), asio::buffer("x", 1));
+    asio::cancellation_signal signal;
+    file.flush(asio::bind_cancellation_slot(signal.slot(), given_up.handler()));
+    signal.emit(asio::cancellation_type::all);
+    EXPECT_TRUE(support::run_until(io, [&] { return given_up.calls == 1; }));
+    EXPECT_EQ(given_up.error, asio::error::operation_aborted);
+    EXPECT_EQ(file.stats().policy_flushes, before.policy_flushes);
+    outcome last;
+    file.update_region(5 * page(), asio::buffer("x", 1), last.handler());
+    EXPECT_TRUE(support::run_until(io, [&] { return last.calls == 1; }));
+    EXPECT_EQ(file.stats().policy_flushes, before.policy_flushes + 1);
+    gate_.release();
+    EXPECT_TRUE(support::run_to_end(io));
+    EXPECT_TRUE(support::eventually([&] { return file.pending_bytes() == 0; }));
+  });
+}
 
 TEST_F(mapped_file_policy_failure, of_always_reaches_every_update_of_the_batch) {
   on_the_pool(flush_policy::always(), [&](asio::io_context& io, mapped_file& file) {

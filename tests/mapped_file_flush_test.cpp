@@ -18,11 +18,9 @@
 
 #include <array>
 #include <atomic>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <exception>
 #include <filesystem>
 #include <limits>
 #include <memory>
@@ -211,11 +209,9 @@ class mapped_file_held_sync : public mapped_file_test {
   }
 
   std::atomic<bool> hold_next_ = false;
-  std::atomic<bool> slow_ = false;
   std::atomic<int> fail_next_ = 0;
   gate_type gate_{gate_type::syncs(), [this](const gate_type::call&) {
                     if (hold_next_.exchange(false)) return gate_type::hold;
-                    if (slow_) std::this_thread::sleep_for(std::chrono::milliseconds(20));
                     if (fail_next_ > 0) {
                       --fail_next_;
                       return gate_type::fail(EIO);
@@ -250,58 +246,6 @@ TEST_F(mapped_file_held_sync, gathers_later_flushes_behind_it) {
       EXPECT_TRUE(o.ok());
     EXPECT_EQ(file.stats().syncs, before.syncs + 2);
     EXPECT_EQ(file.pending_bytes(), 0U);
-  });
-}
-
-// Without a wait for company every second sync would be for one flush: 19 syncs of 80 flushes.
-TEST_F(mapped_file_held_sync, is_followed_by_one_that_serves_the_same_again) {
-  constexpr std::uint64_t rounds = 10;
-  on_the_pool([&](asio::io_context& io, mapped_file& file) {
-    const auto before = file.stats();
-    slow_ = true;
-    std::array<outcome, 8> over;
-    for (std::size_t i = 0; i < over.size(); ++i) {
-      asio::co_spawn(
-          io,
-          [&file, i]() -> work {
-            for (std::uint64_t round = 0; round < rounds; ++round) {
-              co_await file.update_region(i * page() + round, asio::buffer("y", 1));
-              co_await file.flush_range(i * page(), page());
-            }
-          },
-          [&over, i](const std::exception_ptr& e) {
-            if (e) std::rethrow_exception(e);
-            ++over[i].calls;
-          });
-    }
-    ASSERT_TRUE(run_to_end(io));
-    for (const outcome& o : over)
-      EXPECT_TRUE(o.ok());
-    const auto after = file.stats();
-    EXPECT_EQ(after.sync_waiters - before.sync_waiters, over.size() * rounds);
-    EXPECT_LE(after.syncs - before.syncs, 15U);
-  });
-}
-
-TEST_F(mapped_file_held_sync, does_not_wait_for_long_for_those_who_do_not_come_again) {
-  on_the_pool([&](asio::io_context& io, mapped_file& file) {
-    hold_next_ = true;
-    std::array<outcome, 8> once;
-    for (std::size_t i = 0; i < once.size(); ++i)
-      file.flush(once[i].handler());
-    io.restart();
-    io.poll();
-    gate_.wait_until_held();
-    gate_.release();
-    EXPECT_TRUE(run_until(io, [&] { return once.back().calls > 0; }));
-    file.map().update_region(page(), asio::buffer("y", 1));
-    outcome again;
-    file.flush(again.handler());
-    ASSERT_TRUE(run_to_end(io));
-    EXPECT_TRUE(again.ok());
-    // And a thread does no more than a coroutine.
-    file.map().update_region(page(), asio::buffer("y", 1));
-    file.map().flush();
   });
 }
 

@@ -1907,6 +1907,31 @@ TEST_F(mapping_poison, of_one_mapping_does_not_concern_another) {
   if (!possible) GTEST_SKIP() << "seccomp does not let us fail system calls";
 }
 
+// Who goes beyond the limit gets SIGXFSZ besides the error.
+TEST_P(mapping_resize, beyond_the_limit_of_the_process_is_an_error_and_no_signal) {
+  const auto end = support::in_child([&] {
+    const fs::path other = path_.string() + "-other";
+    mapping m(path_, creating(8 * page()));
+    rlimit limit{};
+    ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = 4 * page();
+    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+    for (const bool preallocate : {false, true}) {
+      open_options options = creating(6 * page());
+      options.preallocate = preallocate;
+      EXPECT_EQ(code_of([&] { mapping(other, options); }), std::errc::file_too_large);
+      EXPECT_FALSE(fs::exists(other));
+    }
+    EXPECT_EQ(code_of([&] { m.resize(9 * page()); }), std::errc::file_too_large);
+    EXPECT_EQ(m.size(), 8 * page());
+    EXPECT_FALSE(code_of([&] { m.resize(7 * page()); }));
+    EXPECT_EQ(m.update_region(5 * page(), asio::buffer("x", 1)), 1U);
+    EXPECT_FALSE(code_of([&] { m.flush(); }));
+    EXPECT_EQ(read_file(path_).at(5 * page()), 'x');
+  });
+  EXPECT_TRUE(end.ok()) << end;
+}
+
 // --- prefetch and is_resident
 // --------------------------------------------------------------------------------
 
@@ -1928,6 +1953,7 @@ TEST_F(mapping_prefetch, and_residency_are_right_for_a_file_of_somebody_else) {
   const auto path = file_of(pattern(256 * page()));
   fs::permissions(dir_.path(), fs::perms(0755));
   fs::permissions(path, fs::perms(0644));
+  if (!support::tells_cached_pages(path)) GTEST_SKIP() << "nothing tells what is in memory";
   if (!support::evict(path)) GTEST_SKIP() << "this file system does not let go of its pages";
   const auto end = support::in_child([&] {
     support::become_nobody();

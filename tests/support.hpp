@@ -15,6 +15,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -43,6 +44,8 @@
 #include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -217,6 +220,25 @@ inline bool evict(const fs::path& path) {
   struct statfs what {};
   if (::fstatfs(fd.get(), &what) != 0 || what.f_type == TMPFS_MAGIC) return false;
   return ::fsync(fd.get()) == 0 && ::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED) == 0;
+}
+
+/// Tells whether reading without waiting works, and so whether residency can be found out without
+/// mincore: not on tmpfs, and not on an overlay.
+inline bool tells_cached_pages(const fs::path& path) {
+  const unique_fd fd = open_fd(path, O_RDONLY);
+  char byte = 0;
+  const iovec vector{&byte, 1};
+  return ::pread(fd.get(), &byte, 1, 0) == 1 && ::preadv2(fd.get(), &vector, 1, 0, RWF_NOWAIT) == 1;
+}
+
+/// Tells whether cachestat sees the dirty pages of a file that has some: not before Linux 6.5, and
+/// not on an overlay.
+inline bool tells_dirty_pages(const fs::path& path) {
+  constexpr long cachestat = 451;
+  const unique_fd fd = open_fd(path, O_RDWR);
+  const std::array<std::uint64_t, 2> all{0, 0};
+  std::array<std::uint64_t, 5> counts{};
+  return ::syscall(cachestat, fd.get(), all.data(), counts.data(), 0) == 0 && counts[1] != 0;
 }
 
 /// A second, independent MAP_SHARED mapping of a file: what another program would have.

@@ -233,7 +233,12 @@ std::error_code file_state::shut(const operation* closing) noexcept {
     }
     while (operation* op = resizes_.pop())
       (op->home ? withdrawn : refused).push(*op);
-    engines.swap(engines_);
+    // Those who are blocked in a verb still have them helped.
+    try {
+      engines = engines_;
+    } catch (const std::bad_alloc&) {
+      // Nothing is cancelled there; it finishes by itself.
+    }
   }
   stop_policy();
   if (undone != nullptr)
@@ -352,6 +357,7 @@ void file_state::used_by(const std::shared_ptr<engine>& home) noexcept {
   for (shared_handle* also : {second_file_, directory_})
     if (also != nullptr) also->dispose_on(home);
   if (extent* e = mapped()) e->dispose_on(home);
+  std::erase_if(engines_, [](const auto& known) { return known.expired(); });
   for (const auto& known : engines_)
     if (known.lock() == home) return;
   try {
@@ -362,20 +368,20 @@ void file_state::used_by(const std::shared_ptr<engine>& home) noexcept {
 }
 
 bool file_state::help_engines() noexcept {
-  // Nearly always none or one.
-  std::array<std::shared_ptr<engine>, 4> known;
-  std::size_t count = 0;
-  {
-    std::lock_guard lock(mutex_);
-    for (const auto& weak : engines_)
-      if (count < known.size()) {
-        known[count] = weak.lock();
-        if (known[count]) ++count;
-      }
+  // One at a time, by index: help() runs handlers' work and must not be called under the mutex. An
+  // engine that joins or goes meanwhile may be missed; whoever waits asks again.
+  bool helped = false;
+  for (std::size_t i = 0;; ++i) {
+    std::shared_ptr<engine> known;
+    {
+      std::lock_guard lock(mutex_);
+      if (i >= engines_.size()) return helped;
+      known = engines_[i].lock();
+    }
+    if (!known) continue;
+    known->help();
+    helped = true;
   }
-  for (std::size_t i = 0; i < count; ++i)
-    known[i]->help();
-  return count != 0;
 }
 
 // --- questions
@@ -779,7 +785,6 @@ std::error_code file_state::flush(bool whole_file, std::uint64_t offset, std::ui
   op.offset = offset;
   op.length = length;
   if (level == durability::durable) {
-    if (whole_file) counted_.store(0);
     if (!flushes_.join(op, whole_file)) op.wait(*this);
     return op.error;
   }
@@ -1014,13 +1019,15 @@ bool file_state::start_update(operation& op) noexcept {
 // A write would silently extend a file that somebody cut meanwhile; a store there is a fault. The
 // look costs as much as half the update around it, so one does for all that is submitted at once.
 bool file_state::is_cut(operation& op, std::uint64_t batch) noexcept {
-  std::uint64_t real_size = real_size_.load(std::memory_order_relaxed);
-  if (batch == 0 || real_size_batch_.load(std::memory_order_acquire) != batch) {
-    if (platform::file_size(op.handle, real_size)) return false;
-    real_size_.store(real_size, std::memory_order_relaxed);
-    real_size_batch_.store(batch, std::memory_order_release);
+  {
+    // Another ring's look must not come between this one's and its use.
+    std::lock_guard lock(real_size_mutex_);
+    if (batch == 0 || real_size_batch_ != batch) {
+      if (platform::file_size(op.handle, real_size_)) return false;
+      real_size_batch_ = batch;
+    }
+    if (real_size_ >= op.offset + op.length) return false;
   }
-  if (real_size >= op.offset + op.length) return false;
   page_faults_.fetch_add(1, std::memory_order_relaxed);
   op.error = errc::page_fault;
   return true;
@@ -1137,7 +1144,6 @@ bool file_state::start_flush(operation& op, bool whole_file) noexcept {
       op.error = asio::error::operation_aborted;
       return true;
     }
-    if (whole_file) counted_.store(0);
     op.done = [](operation* self) noexcept { finish(*self); };
     if (!flushes_.join(op, whole_file)) return false;
     op.home->forget(op);

@@ -107,6 +107,8 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   shared_handle* directory() const noexcept { return directory_; }
   std::error_code directory_error() const noexcept { return directory_error_; }
   flush_scheduler& flushes() noexcept { return flushes_; }
+  /// What was counted for the policy so far is on its way. Not sooner: a flush may be cancelled.
+  void whole_sync_begins() noexcept { counted_.store(0); }
   bool announces() const noexcept { return options_.announce; }
   /// Tells watchers that bytes were stored: off the loop where there is an engine.
   void announce(shared_handle& file, const std::shared_ptr<engine>& home) noexcept;
@@ -207,8 +209,9 @@ class file_state final : public std::enable_shared_from_this<file_state> {
 
   std::atomic<std::uint64_t> stores_{0};
   std::atomic<std::uint64_t> worker_stores_{0};
-  std::atomic<std::uint64_t> real_size_{0};        // as the OS told last,
-  std::atomic<std::uint64_t> real_size_batch_{0};  // for this batch of calls
+  std::mutex real_size_mutex_;
+  std::uint64_t real_size_ = 0;        // as the OS told last,
+  std::uint64_t real_size_batch_ = 0;  // for this batch of calls
   std::atomic<std::uint64_t> file_writes_{0};
   std::atomic<std::uint64_t> reads_at_once_{0};
   std::atomic<std::uint64_t> reads_off_loop_{0};

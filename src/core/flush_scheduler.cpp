@@ -85,13 +85,13 @@ constexpr std::size_t most_content_ranges = 1024;
 constexpr std::uint64_t longest_pause = 2'000'000;
 constexpr unsigned longest_vain = 7;
 
-std::uint64_t nanoseconds() noexcept {
+}  // namespace
+
+std::uint64_t flush_scheduler::steady_nanoseconds() noexcept {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   return static_cast<std::uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
 }
-
-}  // namespace
 
 flush_scheduler::flush_scheduler(file_state& file, std::mutex& mutex, bool unsynced_content,
                                  bool unsynced_name, std::uint64_t size)
@@ -190,6 +190,7 @@ bool flush_scheduler::join(operation& op, bool whole_file) noexcept {
       (in_range ? range_ : whole_).riding.push(op);
     } else {
       ++stats_.clean_flushes;
+      if (whole_file) file_.whole_sync_begins();
       return true;
     }
   }
@@ -204,7 +205,7 @@ operation* flush_scheduler::proceed(lane& l, operation& leader) noexcept {
     if (!complete) return nullptr;
     l.vain = 0;
   } else if (!complete && !l.wait.is_under_way) {
-    const std::uint64_t now = nanoseconds();
+    const std::uint64_t now = now_();
     if (now < l.patience) {
       l.is_pausing = true;
       l.wait.is_under_way = true;
@@ -229,7 +230,8 @@ void flush_scheduler::begin_sync(lane& l, const operation& leader) noexcept {
   l.busy = true;
   l.is_pausing = false;
   l.gathered = 0;
-  l.began = nanoseconds();
+  l.began = now_();
+  if (&l == &whole_) file_.whole_sync_begins();
   // Not simply the first: its thread may be asleep, waiting for company.
   l.home = leader.home;
   l.runner = leader.runner;
@@ -308,7 +310,7 @@ void flush_scheduler::expect_company(lane& l, const operation_list& finished) no
     return;
   }
   l.expected = l.gathered + l.served;
-  const std::uint64_t now = nanoseconds();
+  const std::uint64_t now = now_();
   l.patience = now + std::min((now - l.began) / 2, longest_pause);
 }
 
@@ -560,8 +562,9 @@ void flush_scheduler::poison(std::error_code cause) noexcept {
 bool flush_scheduler::owes_flush() const noexcept {
   std::lock_guard lock(mutex_);
   const extent* const e = file_.mapped();
-  return e != nullptr && (is_busy() || poison_ || durable_generation_ != size_generation_ ||
-                          e->has_writable_pin(0, e->capacity()) || e->dirty.any(0, e->capacity()));
+  return e != nullptr &&
+         (is_busy() || poison_ || name_ || durable_generation_ != size_generation_ ||
+          e->has_writable_pin(0, e->capacity()) || e->dirty.any(0, e->capacity()));
 }
 
 std::error_code flush_scheduler::error() const noexcept {

@@ -97,10 +97,12 @@ class flush_scheduler {
   void clear_error() noexcept;
   /// Tells whether something was written, or resized, that no finished sync covers.
   bool owes_flush() const noexcept;
-  /// Tells whether a sync is under way, or waits for company. Under the file's mutex.
+  /// Tells whether a sync is under way, or somebody waits for one. Under the file's mutex.
   bool is_busy() const noexcept {
-    return whole_.busy || range_.busy || whole_.is_pausing || range_.is_pausing;
+    return whole_.busy || range_.busy || !whole_.gathering.empty() || !range_.gathering.empty();
   }
+  /// Makes the wait for company go by another clock, in nanoseconds: for tests.
+  void use_clock(std::uint64_t (*clock)() noexcept) noexcept { now_ = clock; }
   void add_to(file_stats& stats) const noexcept;  // under the file's mutex
 
  private:
@@ -159,8 +161,11 @@ class flush_scheduler {
   void lose_all_that_is_dirty(extent& e) noexcept;
   lane& other(const lane& l) noexcept { return &l == &whole_ ? range_ : whole_; }
 
+  static std::uint64_t steady_nanoseconds() noexcept;
+
   file_state& file_;
   std::mutex& mutex_;
+  std::uint64_t (*now_)() noexcept = steady_nanoseconds;
   lane whole_;
   lane range_;
   range_set content_;      // was there at open, and was not synced by us yet

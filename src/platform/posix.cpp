@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <ucontext.h>
@@ -43,6 +44,18 @@ auto retry_interrupted(Call call) noexcept {
     const auto result = call();
     if (result >= 0 || errno != EINTR) return result;
   }
+}
+
+/// Tells whether a file may not reach that far (RLIMIT_FSIZE). Who tries gets a signal besides the
+/// error, and dies of it.
+bool exceeds_limit(std::uint64_t end) noexcept {
+  struct rlimit limit {};
+  return ::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+         end > limit.rlim_cur;
+}
+
+std::error_code too_large() noexcept {
+  return {EFBIG, std::system_category()};
 }
 
 // --- opening
@@ -154,6 +167,8 @@ std::error_code check_regular(int file, struct stat& status) noexcept {
 }
 
 std::error_code cut(int file, std::uint64_t size) noexcept {
+  std::uint64_t size_now = 0;
+  if (exceeds_limit(size) && !file_size(file, size_now) && size > size_now) return too_large();
   return retry_interrupted([&] { return ::ftruncate(file, static_cast<off_t>(size)); }) == 0
              ? std::error_code()
              : last_error();
@@ -178,7 +193,7 @@ std::error_code start_over(int file, std::uint64_t old_size, const open_options&
 /// Finds out what the OS does with such a file.
 void look_at(int file, const open_options& options, opened_file& result) noexcept {
   posix::identify(file, result);
-  if (options.mode != access::read_write)
+  if (options.mode != access::read_write && result.medium != medium::volatile_memory)
     result.hides_residency = posix::hides_residency(file, result.size);
 }
 
@@ -366,6 +381,10 @@ void perform(operation& op) noexcept {
     op.work(&op);
     return;
   case call::write_file:
+    if (exceeds_limit(op.at + op.count)) {
+      op.error = too_large();
+      return;
+    }
     return transfer_all(
         op, [&](const iovec* v, int n, off_t at) { return ::pwritev(op.handle, v, n, at); });
   case call::read_file:
@@ -389,6 +408,10 @@ void perform(operation& op) noexcept {
   case call::populate_write:
     return posix::populate_for_storing(op);
   case call::allocate:
+    if (exceeds_limit(op.at + op.count)) {
+      op.error = too_large();
+      return;
+    }
     zero_to_page_end(op.address);
     return posix::allocate(op);
   case call::truncate:
