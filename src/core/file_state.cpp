@@ -368,19 +368,18 @@ void file_state::used_by(const std::shared_ptr<engine>& home) noexcept {
 }
 
 bool file_state::help_engines() noexcept {
-  // One at a time, by index: help() runs handlers' work and must not be called under the mutex. An
-  // engine that joins or goes meanwhile may be missed; whoever waits asks again.
-  bool helped = false;
+  // One at a time, by index: help() runs handlers' work and must not be called under the mutex. One
+  // that moves up meanwhile is missed, and met the next time: where there was any, there is a next.
+  bool any = false;
   for (std::size_t i = 0;; ++i) {
     std::shared_ptr<engine> known;
     {
       std::lock_guard lock(mutex_);
-      if (i >= engines_.size()) return helped;
+      if (i >= engines_.size()) return any;
       known = engines_[i].lock();
     }
-    if (!known) continue;
-    known->help();
-    helped = true;
+    any = true;
+    if (known) known->help();
   }
 }
 
