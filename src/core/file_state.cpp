@@ -813,14 +813,14 @@ std::error_code file_state::resize(std::uint64_t new_size) noexcept {
 std::error_code file_state::prefetch(bool whole_file, std::uint64_t offset,
                                      std::uint64_t length) noexcept {
   if (!is_open()) return errc::not_open;
-  if (whole_file) {
-    offset = 0;
-    length = size();
-  }
   blocking_operation op;
   extent* e = nullptr;
   failure why{};
-  op.range = pin_range(offset, length, pin_slot::operation, e, why);
+  do {
+    if (whole_file) length = reach();
+    why = no_failure;
+    op.range = pin_range(offset, length, pin_slot::operation, e, why);
+  } while (whole_file && why == errc::out_of_range);  // it was cut in between
   if (why != no_failure || length == 0) return error_of(why);
   op.what = call::populate;
   op.at = page_floor(offset);
@@ -1098,11 +1098,13 @@ void file_state::populate_next(operation& op) noexcept {
 }
 
 bool file_state::start_prefetch(operation& op) noexcept {
-  if (op.flag) {
-    op.offset = 0;
-    op.length = size();
-  }
-  if (pin_for(op) == nullptr || op.length == 0) return true;
+  const extent* e = nullptr;
+  do {
+    if (op.flag) op.length = reach();
+    op.error = {};
+    e = pin_for(op);
+  } while (op.flag && op.error == errc::out_of_range);  // it was cut in between
+  if (e == nullptr || op.length == 0) return true;
   populate_next(op);
   return submit(op);
 }
@@ -1414,6 +1416,8 @@ void file_state::resize_call_done(operation& op) noexcept {
     }
     {
       std::lock_guard lock(mutex_);
+      // In this order, so that who sees the new size may use it.
+      if (extent* grown = mapped()) grown->limit.store(op.length, std::memory_order_seq_cst);
       size_.store(op.length, std::memory_order_release);
       flushes_.size_changed();
     }

@@ -40,6 +40,11 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   std::uint64_t size() const noexcept {
     return is_open() ? size_.load(std::memory_order_acquire) : 0;
   }
+  /// Returns how far verbs may reach: the size, or less while a shrink waits.
+  std::uint64_t reach() const noexcept {
+    const extent* const e = current_.load(std::memory_order_acquire);
+    return e != nullptr ? e->limit.load(std::memory_order_acquire) : size();
+  }
   std::uint64_t capacity() const noexcept;
   access mode() const noexcept { return options_.mode; }
   const std::filesystem::path& path() const noexcept { return path_; }
