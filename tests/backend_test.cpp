@@ -578,6 +578,7 @@ TEST(backend_blocking, a_verb_behind_an_awaited_one_ends_although_the_file_is_cl
   int calls = 0;
   file.flush([&](std::error_code) { ++calls; });
   std::thread closer([copy = m]() mutable {
+    // So that it most likely falls into the flush; where it does not, less is tried.
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
     std::error_code ignored;
     copy.close(ignored);

@@ -183,17 +183,23 @@ class mapped_file_held_sync : public mapped_file_test {
       GTEST_SKIP() << "seccomp does not let us hold system calls";
   }
 
+  /// Starts a flush whose sync is held.
+  template <class Handler>
+  void hold_flush(asio::io_context& io, mapped_file& file, Handler handler) {
+    hold_next_ = true;
+    file.flush(std::move(handler));
+    io.restart();
+    io.poll();
+    gate_.wait_until_held();
+  }
+
   template <class Action>
   void expect_waiters_to_be_let_go_by(Action action) {
     on_the_pool([&](asio::io_context& io, mapped_file& file) {
-      hold_next_ = true;
       outcome running;
       outcome queued;
       outcome closed;
-      file.flush(running.handler());
-      io.restart();
-      io.poll();
-      gate_.wait_until_held();
+      hold_flush(io, file, running.handler());
       file.map().update_region(page(), asio::buffer("x", 1));
       file.flush(queued.handler());
       action(file, closed);
@@ -223,12 +229,8 @@ class mapped_file_held_sync : public mapped_file_test {
 TEST_F(mapped_file_held_sync, gathers_later_flushes_behind_it) {
   on_the_pool([&](asio::io_context& io, mapped_file& file) {
     const auto before = file.stats();
-    hold_next_ = true;
     outcome first;
-    file.flush(first.handler());
-    io.restart();
-    io.poll();
-    gate_.wait_until_held();
+    hold_flush(io, file, first.handler());
     std::array<outcome, 20> later;
     for (std::size_t i = 0; i < later.size(); ++i) {
       file.map().update_region(page() + i, asio::buffer("y", 1));
@@ -251,14 +253,10 @@ TEST_F(mapped_file_held_sync, gathers_later_flushes_behind_it) {
 
 TEST_F(mapped_file_held_sync, lets_a_cancelled_waiter_go_and_serves_the_others) {
   on_the_pool([&](asio::io_context& io, mapped_file& file) {
-    hold_next_ = true;
     asio::cancellation_signal signal;
     outcome cancelled;
     outcome stays;
-    file.flush(asio::bind_cancellation_slot(signal.slot(), cancelled.handler()));
-    io.restart();
-    io.poll();
-    gate_.wait_until_held();
+    hold_flush(io, file, asio::bind_cancellation_slot(signal.slot(), cancelled.handler()));
     file.flush_range(0, page(), stays.handler());  // waits for the same bytes
     signal.emit(asio::cancellation_type::total);
     EXPECT_TRUE(run_until(io, [&] { return cancelled.calls > 0; }))
@@ -288,14 +286,10 @@ TEST_F(mapped_file_held_sync, is_not_waited_for_by_those_whose_file_is_closed) {
 
 TEST_F(mapped_file_held_sync, does_not_make_a_range_wait_that_has_nothing_to_do_with_it) {
   on_the_pool([&](asio::io_context& io, mapped_file& file) {
-    hold_next_ = true;
     outcome whole;
     outcome clean;
     outcome dirty;
-    file.flush(whole.handler());
-    io.restart();
-    io.poll();
-    gate_.wait_until_held();
+    hold_flush(io, file, whole.handler());
     file.map().update_region(5 * page(), asio::buffer("x", 1));
     file.flush_range(5 * page(), 1, dirty.handler());
     EXPECT_TRUE(run_until(io, [&] { return dirty.calls > 0; }));
@@ -309,12 +303,8 @@ TEST_F(mapped_file_held_sync, does_not_make_a_range_wait_that_has_nothing_to_do_
 
 TEST_F(mapped_file_held_sync, that_fails_fails_its_waiters_and_poisons_the_file) {
   on_the_pool([&](asio::io_context& io, mapped_file& file) {
-    hold_next_ = true;
     std::array<outcome, 3> waiters;
-    file.flush(waiters[0].handler());
-    io.restart();
-    io.poll();
-    gate_.wait_until_held();
+    hold_flush(io, file, waiters[0].handler());
     // Both wait for the bytes of the sync that is held.
     file.flush_range(0, 1, waiters[1].handler());
     file.flush_range(0, page(), waiters[2].handler());
@@ -360,12 +350,8 @@ TEST_F(mapped_file_held_sync, that_fails_can_be_recovered_from_by_writing_again)
 TEST_F(mapped_file_held_sync, keeps_the_file_until_it_ends) {
   on_the_pool([&](asio::io_context& io, mapped_file& file) {
     const int fd = file.native_handle();
-    hold_next_ = true;
     outcome o;
-    file.flush(o.handler());
-    io.restart();
-    io.poll();
-    gate_.wait_until_held();
+    hold_flush(io, file, o.handler());
     file = mapped_file(io);  // the last handle
     file.cancel();
     EXPECT_TRUE(support::is_open_descriptor(fd));
