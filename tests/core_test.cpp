@@ -22,6 +22,7 @@
 #include <memory>
 #include <mutex>
 #include <random>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -245,6 +246,92 @@ TEST(Extent, PinsTakenAndDroppedByThreadsWhileTheFileGoes) {
       t.join();
     EXPECT_FALSE(support::is_mapped(dir / "f"));
   }
+}
+
+// Both sides of the bet that a pin is taken with a plain store: either the one who pins sees that
+// the range is cut, or the one who cuts sees the pin.
+TEST(Extent, APinAndACutDoNotMissEachOther) {
+  constexpr int rounds = 20000;
+  const support::temp_dir dir;
+  const auto state = open_state(dir / "f", 2 * page());
+  extent& e = *state->mapped();
+  // No barrier of the library's: both have to start at once, and to be off at once.
+  std::atomic<int> arrived{0};
+  const auto meet = [&arrived](int times) {
+    arrived.fetch_add(1);
+    for (int spins = 0; arrived.load() < 2 * times;)
+      if (++spins % 1000 == 0) std::this_thread::yield();
+  };
+  std::atomic<bool> pinned{false};
+  std::atomic<const pin_slot*> used{nullptr};
+  int both = 0;
+  std::thread pinner([&] {
+    {
+      pin_slot* const slot = e.acquire_fast(0, 1);
+      const pin drops(&e, slot, pin_slot::occupied);
+      used = slot;
+    }
+    for (int round = 0, meetings = 0; round < rounds; ++round) {
+      meet(++meetings);
+      pin_slot* const slot = e.acquire_fast(page(), 2 * page());
+      pinned = e.limit.load(std::memory_order_seq_cst) == 2 * page();
+      meet(++meetings);
+      const pin drops(&e, slot, page() << pin_slot::shift | pin_slot::occupied);
+      meet(++meetings);
+    }
+  });
+  for (int round = 0, meetings = 0; round < rounds; ++round) {
+    e.limit = 2 * page();
+    meet(++meetings);
+    // Who of the two comes first, and by how much, depends on the machine: all of it is tried.
+    for (std::atomic<int> wait{round % 64}; wait > 0;)
+      --wait;
+    e.limit.store(page(), std::memory_order_seq_cst);
+    platform::heavy_barrier();
+    // As count_pins() does, but without a mutex, which takes long enough to hide a mistake.
+    const bool cut = used.load()->word.load(std::memory_order_seq_cst) == 0;
+    meet(++meetings);
+    both += pinned && cut ? 1 : 0;
+    meet(++meetings);
+  }
+  pinner.join();
+  EXPECT_EQ(both, 0);
+  e.limit = 2 * page();
+}
+
+TEST(Extent, SlotsOfAThreadAreNobodyElsesWhileItLives) {
+  const support::temp_dir dir;
+  const auto state = open_state(dir / "f", page());
+  extent& e = *state->mapped();
+  std::set<const pin_slot*> taken;
+  std::vector<pin> pins;
+  const auto take_all = [&] {
+    std::size_t count = 0;
+    for (; pin_slot* const slot = e.acquire_fast(0, 1); ++count) {
+      EXPECT_TRUE(taken.insert(slot).second) << "somebody else's";
+      pins.emplace_back(&e, slot, pin_slot::occupied);
+    }
+    return count;
+  };
+  std::thread([&] {
+    EXPECT_EQ(take_all(), 4U);
+    std::thread([&] { EXPECT_EQ(take_all(), 4U); }).join();
+    EXPECT_EQ(take_all(), 0U);
+  }).join();
+  // Who gets the slots of a thread that has ended finds them as that left them.
+  std::thread([&] { take_all(); }).join();
+  EXPECT_EQ(e.count_pins(0, false).regions, pins.size());
+  pins.clear();
+  EXPECT_EQ(e.count_pins(0, false).regions, 0U);
+  taken.clear();
+  std::thread([&] { EXPECT_EQ(take_all(), 4U); }).join();
+
+  // There are others, for who has none of his own left.
+  const mapping m = mapping_of(state);
+  std::vector<region> views;
+  for (int i = 0; i < 10; ++i)
+    views.push_back(m.view(0, 1));
+  EXPECT_EQ(e.count_pins(0, false).regions, pins.size() + 10);
 }
 
 // --- flush lanes, by hand

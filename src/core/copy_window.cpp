@@ -26,6 +26,8 @@ copy_window* claim_window() noexcept {
   }
   auto* fresh = new (std::nothrow) copy_window;
   if (fresh == nullptr) return nullptr;
+  static std::atomic<std::size_t> windows{0};
+  fresh->number = windows.fetch_add(1, std::memory_order_relaxed);
   fresh->next = all_windows.load(std::memory_order_relaxed);
   while (!all_windows.compare_exchange_weak(fresh->next, fresh, std::memory_order_release,
                                             std::memory_order_relaxed)) {

@@ -4,6 +4,7 @@
 #include "platform/platform.hpp"
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 MAPIO_NAMESPACE_BEGIN
@@ -16,13 +17,15 @@ class extent;
 ///
 /// A pin would do as well, at two compare-and-swaps per copy. A copy is short and never leaves its
 /// thread, so a plain store is enough where the other side can make up for the missing barrier
-/// (platform::heavy_barrier).
-struct copy_window {
+/// (platform::heavy_barrier). Alone on its cache line, since every copy writes it.
+struct alignas(64) copy_window {
   std::atomic<const extent*> where{nullptr};
   std::atomic<std::uint64_t> begin{0};
   std::atomic<std::uint64_t> end{0};
   std::atomic<bool> taken{true};
   copy_window* next = nullptr;
+  /// Small, and no other thread's that lives; an extent has pins of its own for the first few.
+  std::size_t number = 0;
 };
 
 extern constinit thread_local copy_window* current_window;

@@ -1,7 +1,9 @@
 #ifndef MAPIO_SRC_CORE_EXTENT_HPP
 #define MAPIO_SRC_CORE_EXTENT_HPP
 
+#include "copy_window.hpp"
 #include "dirty_pages.hpp"
+#include "platform/platform.hpp"
 
 #include <mapio/detail/operation.hpp>
 #include <mapio/detail/pin.hpp>
@@ -104,15 +106,28 @@ class extent final : public shared_resource {
     slot->word.store(word, std::memory_order_release);
     return {this, slot, word};
   }
-  /// As acquire() for a plain view, where the first place that it looks at is free.
+  /// As acquire() for a plain view, in a slot that only this thread takes; null: it has none free.
+  /// The caller must see that the extent is current afterwards, or drop the pin.
   pin_slot* acquire_fast(std::uint64_t begin, std::uint64_t end) noexcept {
-    pin_slot& slot = newest_.load(std::memory_order_acquire)->at(slot_hint);
-    std::uint64_t expected = 0;
-    if (!slot.word.compare_exchange_strong(expected, pin_slot::claiming, std::memory_order_seq_cst))
-      return nullptr;
-    slot.end.store(end, std::memory_order_relaxed);
-    slot.word.store(begin << pin_slot::shift | pin_slot::occupied, std::memory_order_release);
-    return &slot;
+    const copy_window* const me = this_thread_window();
+    if (me == nullptr || me->number >= own_slots_.size()) return nullptr;
+    for (pin_slot& slot : own_slots_[me->number].slots) {
+      // Acquire: whoever freed it may still have had to look at its end.
+      if (slot.word.load(std::memory_order_acquire) != 0) continue;
+      slot.end.store(end, std::memory_order_relaxed);
+      const std::uint64_t word = begin << pin_slot::shift | pin_slot::occupied;
+      if (platform::has_heavy_barrier()) {
+        // The store-load order between this and the caller's look comes from the other side. What
+        // orphan() put here meanwhile may be lost with it: then the caller sees that, and a free
+        // slot needs no flag, since nobody else takes it.
+        slot.word.store(word, std::memory_order_release);
+        std::atomic_signal_fence(std::memory_order_seq_cst);
+      } else {
+        slot.word.exchange(word, std::memory_order_seq_cst);
+      }
+      return &slot;
+    }
+    return nullptr;
   }
   bool is_orphaned() noexcept {
     std::lock_guard lock(mutex_);
@@ -159,6 +174,10 @@ class extent final : public shared_resource {
     pin_slot* slots = nullptr;
   };
   static constinit thread_local std::size_t slot_hint;
+  // A thread's own, on a cache line of its own: others only end what is in it.
+  struct alignas(64) slot_line {
+    std::array<pin_slot, 4> slots;
+  };
 
   extent(std::byte* base, std::uint64_t size, std::uint64_t capacity) noexcept
       : limit(size), base_(base), capacity_(capacity), newest_(&first_block_) {
@@ -183,11 +202,15 @@ class extent final : public shared_resource {
          block = block->older)
       for (std::size_t i = 0; i < block->size; ++i)
         each(block->slots[i], settled_word(block->slots[i]));
+    for (const slot_line& line : own_slots_)
+      for (const pin_slot& slot : line.slots)
+        each(const_cast<pin_slot&>(slot), settled_word(slot));
   }
   static std::uint64_t settled_word(const pin_slot& slot) noexcept;
 
   std::byte* const base_;
   const std::uint64_t capacity_;
+  std::array<slot_line, 16> own_slots_;
   std::array<pin_slot, 64> first_slots_;
   slot_block first_block_;
   std::atomic<slot_block*> newest_;
