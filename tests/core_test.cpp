@@ -811,6 +811,167 @@ TEST_F(flush_lanes, AResizeIsDueWithoutADirtyPage) {
   EXPECT_TRUE(first.completed && second.completed);
 }
 
+/// Flushes of ranges far apart, which gather while a sync of page 0 is under way.
+class flush_far_apart : public flush_lanes {
+ protected:
+  void SetUp() override {
+    flush_lanes::SetUp();
+    ASSERT_FALSE(state_->resize(4096 * page()));
+    ASSERT_FALSE(state_->flush(true, 0, 0, durability::durable));
+    begin_first();
+  }
+
+  void begin_first() {
+    dirty(0);
+    ASSERT_FALSE(join(first_, 0, 1));
+    ASSERT_EQ(engine_.waiting(), 1U);
+  }
+  void dirty_pages(std::uint64_t from, std::uint64_t to) {
+    for (std::uint64_t p = from; p < to; ++p)
+      dirty(p * page());
+  }
+  waiter& gather(std::uint64_t from, std::uint64_t to) {
+    dirty_pages(from, to);
+    EXPECT_FALSE(join(waiters_.emplace_back(engine_), from * page(), (to - from) * page()));
+    return waiters_.back();
+  }
+  /// Ends what is under way, and expects that the next sync is of these pages.
+  void expect_next(std::uint64_t from, std::uint64_t to) {
+    ASSERT_EQ(engine_.waiting(), 1U);
+    engine_.finish_next();
+    ASSERT_EQ(engine_.waiting(), 1U);
+    EXPECT_EQ(engine_.calls[0]->at / page(), from);
+    EXPECT_EQ((engine_.calls[0]->at + engine_.calls[0]->count) / page(), to);
+  }
+  void expect_end() {
+    ASSERT_EQ(engine_.waiting(), 1U);
+    engine_.finish_next();
+    EXPECT_EQ(engine_.waiting(), 0U);
+    for (const waiter& w : waiters_)
+      EXPECT_TRUE(w.completed && !w.error);
+  }
+
+  // More than a mebibyte, and less than half of it.
+  const std::uint64_t many_ = (std::uint64_t{1} << 20) / page() + 1;
+  const std::uint64_t few_ = (std::uint64_t{1} << 19) / page() - 1;
+  waiter first_{engine_};
+  std::deque<waiter> waiters_;
+};
+
+TEST_F(flush_far_apart, ShareASyncWhereLittleIsDirtyInBetween) {
+  gather(1, 2);
+  gather(4000, 4001);
+  dirty_pages(1000, 1000 + few_);
+  expect_next(1, 4001);
+  expect_end();
+}
+
+TEST_F(flush_far_apart, DoNotWaitForMuchThatNobodyAskedFor) {
+  const waiter& near = gather(1, 2);
+  const waiter& far = gather(4000, 4001);
+  const waiter& beside = gather(2, 3);
+  dirty_pages(1000, 1000 + many_);
+  expect_next(1, 3);
+  const waiter& late = gather(3, 4);
+  EXPECT_FALSE(near.completed);
+  expect_next(4000, 4001);  // the one that was left out comes first
+  EXPECT_TRUE(near.completed && beside.completed);
+  EXPECT_FALSE(far.completed);
+  expect_next(3, 4);
+  EXPECT_TRUE(far.completed);
+  EXPECT_FALSE(late.completed);
+  expect_end();
+}
+
+TEST_F(flush_far_apart, ShareASyncWhereOthersWaitForWhatIsInBetween) {
+  gather(4000, 4001);
+  gather(1, 2);
+  gather(1000, 1000 + many_);
+  expect_next(1, 4001);
+  expect_end();
+}
+
+TEST_F(flush_far_apart, WaitForALittleInAllNotForEach) {
+  gather(1, 2);
+  dirty_pages(500, 500 + few_);
+  gather(1000, 1001);
+  dirty_pages(1500, 1500 + few_);
+  gather(2000, 2001);
+  dirty_pages(2500, 2500 + few_);
+  gather(3000, 3001);
+  expect_next(1, 2001);
+  expect_next(3000, 3001);
+  expect_end();
+}
+
+TEST_F(flush_far_apart, BeginWithTheFirstWhereverItIs) {
+  gather(2000, 2001);
+  gather(1000, 1001);
+  gather(3000, 3001);
+  dirty_pages(1200, 1200 + many_);
+  expect_next(2000, 3001);
+  expect_next(1000, 1001);
+  expect_end();
+}
+
+TEST_F(flush_far_apart, TellNestedRangesFromDistantOnes) {
+  gather(150, 151);
+  gather(100, 1000);
+  gather(200, 210);
+  gather(900, 1100);
+  gather(4000, 4001);
+  dirty_pages(2000, 2000 + many_);
+  expect_next(100, 1100);
+  expect_next(4000, 4001);
+  expect_end();
+}
+
+TEST_F(flush_far_apart, DoNotQueueBehindWhatTheWholeSyncWrites) {
+  engine_.finish_next();
+  dirty_pages(1000, 1000 + many_);
+  waiter whole(engine_);
+  ASSERT_FALSE(join_whole(whole));
+  ASSERT_EQ(engine_.waiting(), 1U);
+  operation* const whole_sync = engine_.calls[0];
+  engine_.calls.clear();
+  waiter again(engine_);
+  dirty(0);
+  ASSERT_FALSE(join(again, 0, 1));
+  gather(1, 2);
+  gather(4000, 4001);
+  expect_next(1, 2);
+  expect_next(4000, 4001);
+  expect_end();
+  EXPECT_FALSE(whole.completed);
+  whole_sync->done(whole_sync);
+  EXPECT_TRUE(whole.completed);
+}
+
+TEST_F(flush_far_apart, DoNotWaitForWhatARegionMayHaveStored) {
+  mapping m = mapping_of(state_);
+  const mutable_region r = m.mutable_view(1000 * page(), 2000 * page());
+  gather(1, 2);
+  gather(4000, 4001);
+  expect_next(1, 2);
+  expect_next(4000, 4001);
+  expect_end();
+}
+
+TEST_F(flush_far_apart, OfWhomOneIsLeftOutWaitForNoCompany) {
+  static std::uint64_t now = 0;
+  flushes().use_clock([]() noexcept { return now; });
+  gather(1, 2);
+  gather(2, 3);
+  gather(4000, 4001);
+  dirty_pages(1000, 1000 + many_);
+  expect_next(1, 3);
+  now += 1'000'000;
+  engine_.finish_next();  // it served two, and a third waits
+  ASSERT_EQ(engine_.waiting(), 1U);
+  EXPECT_EQ(engine_.calls[0]->what, call::sync);
+  expect_end();
+}
+
 /// The wait of a sync for those whom the last one served, by a clock of the test's.
 class flush_company : public flush_lanes {
  protected:
