@@ -129,8 +129,8 @@ class mapping {
   /// Unmaps the file and gives it back, open; every copy of this handle is closed then.
   ///
   /// @par Errors
-  ///   errc::pinned while a region lives or a verb is under way (the file stays open),
-  ///   errc::not_open.
+  ///   errc::pinned while a region lives or a verb is under way (the file stays open), also a sync
+  ///   whose flushes were all cancelled; errc::not_open.
   /// @par Example
   ///   int fd = m.release();
   native_handle_type release() {

@@ -173,7 +173,8 @@ enum class medium {
 /// Counts what happened to a mapped file since it was opened; all values only grow.
 struct file_stats {
   std::uint64_t flush_calls = 0;  ///< flush and flush_range calls, both classes.
-  std::uint64_t syncs = 0;        ///< Syncs issued to the operating system.
+  std::uint64_t syncs = 0;        ///< Syncs of the file issued to the operating system; the one of
+                                  ///< its directory, with the first, is not counted.
   std::uint64_t sync_waiters =
       0;  ///< Flush calls that those syncs served; sync_waiters / syncs is the mean group.
   std::uint64_t clean_flushes = 0;   ///< Flush calls that found everything durable and did no I/O.
