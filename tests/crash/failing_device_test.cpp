@@ -50,8 +50,9 @@ msync_gate gate;
 
 }  // namespace
 
-// Instead of the C library's.
-extern "C" int msync(void* address, std::size_t length, int flags) {
+// Takes the place of the C library's; under another name here, which that has declared.
+extern "C" int gated_msync(void* address, std::size_t length, int flags) __asm__("msync");
+extern "C" int gated_msync(void* address, std::size_t length, int flags) {
   const long result = ::syscall(SYS_msync, address, length, flags);
   const int error = errno;
   if (gate.closed) {
@@ -81,7 +82,7 @@ std::ostream& operator<<(std::ostream& out, broken what) {
 
 // Each version of a page is another byte, all over the page.
 std::string page_of(std::size_t number, unsigned version) {
-  return std::string(page, static_cast<char>('A' + (number + version * 7) % 26));
+  return std::string(page, static_cast<char>('A' + (number + version * std::size_t{7}) % 26));
 }
 
 struct verdict {
