@@ -29,10 +29,10 @@ struct pin_slot {
 
 /// Keeps a range of an extent mapped, at its address, for as long as it lives.
 ///
-/// Dropping one is a compare-and-swap, and so is taking one, unless the thread has a slot of its own
-/// free. Once the drop has swapped its slot free it must not touch the extent any more, since that
-/// may be unmapped by then: whoever wants to be told sets a flag in the slot, which makes the swap
-/// fail and sends the owner down the slow path while the slot still holds the extent.
+/// Dropping one is a compare-and-swap, and so is taking one, unless the thread has a slot of its
+/// own free. Once the drop has swapped its slot free it must not touch the extent any more, since
+/// that may be unmapped by then: whoever wants to be told sets a flag in the slot, which makes the
+/// swap fail and sends the owner down the slow path while the slot still holds the extent.
 class pin {
  public:
   pin() noexcept = default;
