@@ -1,6 +1,5 @@
 #include "dirty_pages.hpp"
 
-#include <algorithm>
 #include <bit>
 #include <new>
 
@@ -89,25 +88,13 @@ bool dirty_pages::all_of_many(std::uint64_t begin, std::uint64_t end) const noex
   return all;
 }
 
-std::uint64_t dirty_pages::count(std::uint64_t begin, std::uint64_t end,
-                                 std::uint64_t most) const noexcept {
+std::uint64_t dirty_pages::count(std::uint64_t begin, std::uint64_t end) const noexcept {
   std::uint64_t pages = 0;
   each_word(begin, end, [&](std::atomic<std::uint64_t>& word, std::uint64_t mask, std::size_t) {
     pages += static_cast<std::uint64_t>(std::popcount(word.load(std::memory_order_relaxed) & mask));
-    return pages <= most;
+    return true;
   });
   return pages;
-}
-
-std::uint64_t dirty_pages::count(const taken& bits, std::uint64_t begin,
-                                 std::uint64_t end) noexcept {
-  const std::uint64_t first_of_word = std::uint64_t{bits.word} * 64;
-  const std::uint64_t first = std::max(first_page(begin), first_of_word);
-  const std::uint64_t last = std::min(last_page(end), first_of_word + 64);
-  if (first >= last) return 0;
-  const std::uint64_t mask =
-      (~std::uint64_t{0} << first % 64) & (~std::uint64_t{0} >> (63 - (last - 1) % 64));
-  return static_cast<std::uint64_t>(std::popcount(bits.bits & mask));
 }
 
 void dirty_pages::take(std::uint64_t begin, std::uint64_t end, std::vector<taken>& cut) {

@@ -61,12 +61,7 @@ class dirty_pages {
         (~std::uint64_t{0} << first % 64) & (~std::uint64_t{0} >> (63 - last % 64));
     return (words_[first / 64].load(std::memory_order_relaxed) & mask) == mask;
   }
-  /// Counts the pages, and stops counting where there are more than `most`.
-  std::uint64_t count(std::uint64_t begin, std::uint64_t end,
-                      std::uint64_t most = ~std::uint64_t{0}) const noexcept;
-
-  /// Counts the pages of [begin, end) among the taken ones.
-  static std::uint64_t count(const taken& bits, std::uint64_t begin, std::uint64_t end) noexcept;
+  std::uint64_t count(std::uint64_t begin, std::uint64_t end) const noexcept;
 
   /// Clears the pages of [begin, end) and appends what was set to `cut`; one flush at a time.
   void take(std::uint64_t begin, std::uint64_t end, std::vector<taken>& cut);

@@ -80,14 +80,6 @@ void each_page(const std::vector<dirty_pages::taken>& cut, Each each) {
 // with the next of them: a bound on memory.
 constexpr std::size_t most_content_ranges = 1024;
 
-// What a flush of a range may have to wait for besides what was asked for, in bytes: as long as a
-// sync takes anyway.
-constexpr std::uint64_t little = std::uint64_t{1} << 20;
-
-// A sync of a range counts in 32 bits on some engines; a range of gigabytes is as well served by a
-// whole one.
-constexpr std::uint64_t longest_range = (std::uint64_t{1} << 31) - 1;
-
 // Bounds of the wait for company: a slow disk is not made slower, and a loop whose coroutines do
 // something else in between is asked now and then only.
 constexpr std::uint64_t longest_pause = 2'000'000;
@@ -153,6 +145,7 @@ bool flush_scheduler::is_lost(std::uint64_t begin, std::uint64_t end,
 bool flush_scheduler::join(operation& op, bool whole_file) noexcept {
   lane& own = whole_file ? whole_ : range_;
   operation* next = nullptr;
+  performer* const runner = op.runner;
   {
     std::lock_guard lock(mutex_);
     ++stats_.flush_calls;
@@ -201,15 +194,8 @@ bool flush_scheduler::join(operation& op, bool whole_file) noexcept {
       return true;
     }
   }
-  if (next != nullptr) next->runner->submit(*next);
+  if (next != nullptr) runner->submit(*next);
   return false;
-}
-
-operation* flush_scheduler::serve_gathering(lane& l, operation_list& finished) noexcept {
-  if (l.gathering.empty()) return nullptr;
-  if (file_.mapped() != nullptr) return proceed(l, *l.gathering.front());
-  fail_gathering(l, errc::not_open, finished);
-  return nullptr;
 }
 
 operation* flush_scheduler::proceed(lane& l, operation& leader) noexcept {
@@ -226,7 +212,6 @@ operation* flush_scheduler::proceed(lane& l, operation& leader) noexcept {
       l.wait.dropped = false;
       l.wait.file = file_.shared_from_this();
       l.wait.home = leader.home;
-      l.wait.runner = leader.runner;
       l.wait.count = l.patience - now;
       if (leader.home) return &l.wait;
       // A blocked thread may be gone before long: somebody else can complete the company, or fail
@@ -241,15 +226,26 @@ operation* flush_scheduler::proceed(lane& l, operation& leader) noexcept {
 
 void flush_scheduler::begin_sync(lane& l, const operation& leader) noexcept {
   extent* const e = file_.mapped();
-  choose_riders(l, leader);
+  l.riding.append(std::move(l.gathering));
   l.busy = true;
   l.is_pausing = false;
+  l.gathered = 0;
   l.began = now_();
   if (&l == &whole_) file_.whole_sync_begins();
   // Not simply the first: its thread may be asleep, waiting for company.
   l.home = leader.home;
   l.runner = leader.runner;
   l.file = file_.shared_from_this();
+  l.begin = ~std::uint64_t{0};
+  l.end = 0;
+  for (const operation* it = l.riding.front(); it != nullptr; it = it->next) {
+    l.begin = std::min(l.begin, it->at);
+    l.end = std::max(l.end, it->at + it->count);
+  }
+  if (content_.count() > most_content_ranges) {
+    l.begin = 0;
+    l.end = ~std::uint64_t{0};
+  }
   // What a huge batch has left behind is not kept.
   l.cut = std::vector<dirty_pages::taken>();
   l.content_cut.clear();
@@ -293,7 +289,9 @@ void flush_scheduler::begin_sync(lane& l, const operation& leader) noexcept {
   l.opened->retain();
   l.what = call::sync;
   l.handle = l.opened->get();
-  const bool ranged = &l == &range_ && l.end - l.begin <= longest_range;
+  // A sync of a range counts in 32 bits on some engines; a range of gigabytes is as well served by
+  // a whole one.
+  const bool ranged = &l == &range_ && l.end - l.begin < (std::uint64_t{1} << 31);
   l.at = ranged ? l.begin : 0;
   l.count = ranged ? l.end - l.begin : 0;
   if (ranged && l.count == 0) l.count = page_size();  // only the size is due
@@ -301,96 +299,12 @@ void flush_scheduler::begin_sync(lane& l, const operation& leader) noexcept {
   ++stats_.syncs;
 }
 
-std::uint64_t flush_scheduler::count_due(const lane& l, std::uint64_t begin, std::uint64_t end,
-                                         std::uint64_t most) const noexcept {
-  const extent& e = *file_.mapped();
-  const lane& beside = other(l);
-  if (e.has_writable_pin(begin, end) || (beside.busy && beside.all_taken)) return most + 1;
-  std::uint64_t pages = e.dirty.count(begin, end, most);
-  if (beside.busy)
-    for (const dirty_pages::taken& t : beside.cut)
-      if (pages <= most) pages += dirty_pages::count(t, begin, end);
-  return pages;
-}
-
-void flush_scheduler::choose_neighbours(lane& l, const operation& leader) {
-  struct waiter {
-    const operation* op;
-    std::uint64_t reach;  // where the ranges end of all that begin no later
-  };
-  std::vector<waiter> waiters;
-  waiters.reserve(l.gathered);
-  for (const operation* it = l.gathering.front(); it != nullptr; it = it->next)
-    waiters.push_back({it, it->at + it->count});
-  std::sort(waiters.begin(), waiters.end(),
-            [](const waiter& a, const waiter& b) { return a.op->at < b.op->at; });
-  std::size_t leading = 0;
-  for (std::size_t i = 0; i < waiters.size(); ++i) {
-    if (i != 0) waiters[i].reach = std::max(waiters[i].reach, waiters[i - 1].reach);
-    if (waiters[i].op == &leader) leading = i;
-  }
-  std::uint64_t spare = little / page_size();
-  // Tells whether those on both sides of the boundary before `i` may share a sync.
-  const auto is_joined = [&](std::size_t i) {
-    const std::uint64_t gap_begin = waiters[i - 1].reach;
-    const std::uint64_t gap_end = waiters[i].op->at;
-    if (gap_begin >= gap_end) return true;
-    const std::uint64_t pages = count_due(l, gap_begin, gap_end, spare);
-    if (pages > spare) return false;
-    spare -= pages;
-    return true;
-  };
-  std::size_t first = leading;
-  std::size_t last = leading;
-  while (first > 0 && waiters[last].reach - waiters[first - 1].op->at <= longest_range &&
-         is_joined(first))
-    --first;
-  while (last + 1 < waiters.size() &&
-         waiters[last + 1].reach - waiters[first].op->at <= longest_range && is_joined(last + 1))
-    ++last;
-  l.begin = waiters[first].op->at;
-  l.end = waiters[last].reach;
-}
-
-void flush_scheduler::choose_riders(lane& l, const operation& leader) noexcept {
-  l.begin = leader.at;
-  l.end = leader.at + leader.count;
-  for (const operation* it = l.gathering.front(); it != nullptr; it = it->next) {
-    l.begin = std::min(l.begin, it->at);
-    l.end = std::max(l.end, it->at + it->count);
-  }
-  if (content_.count() > most_content_ranges) {
-    l.begin = 0;
-    l.end = ~std::uint64_t{0};
-  }
-  if (&l == &range_ && leader.count <= longest_range) {
-    const bool is_whole = l.end - l.begin > longest_range;
-    const std::uint64_t most = little / page_size();
-    if (count_due(l, is_whole ? 0 : l.begin, is_whole ? ~std::uint64_t{0} : l.end, most) > most)
-      try {
-        choose_neighbours(l, leader);
-      } catch (...) {
-        // Too little memory: all of them.
-      }
-  }
-  operation_list rest;
-  std::size_t left_out = 0;
-  while (operation* op = l.gathering.pop()) {
-    const bool rides = l.begin <= op->at && op->at + op->count <= l.end;
-    (rides ? l.riding : rest).push(*op);
-    left_out += rides ? 0 : 1;
-  }
-  l.gathering = std::move(rest);
-  l.gathered = left_out;
-  l.leaves_out = left_out != 0;
-}
-
 void flush_scheduler::expect_company(lane& l, const operation_list& finished) noexcept {
   l.served = 0;
   for (const operation* it = finished.front(); it != nullptr; it = it->next)
     l.served += it->error ? 0 : 1;
   l.expected = 0;
-  if (l.served < 2 || l.leaves_out) return;
+  if (l.served < 2) return;
   if (l.without_pause != 0) {
     --l.without_pause;
     return;
@@ -404,6 +318,7 @@ void flush_scheduler::pause_done(lane& l) noexcept {
   const std::shared_ptr<file_state> keep = std::move(l.wait.file);
   const std::shared_ptr<engine> home = std::move(l.wait.home);
   operation* next = nullptr;
+  performer* runner = nullptr;
   operation_list finished;
   {
     std::lock_guard lock(mutex_);
@@ -415,9 +330,15 @@ void flush_scheduler::pause_done(lane& l) noexcept {
       l.without_pause = l.vain;
     }
     l.expected = 0;
-    next = serve_gathering(l, finished);
+    if (l.gathering.empty()) return;
+    if (file_.mapped() == nullptr) {
+      fail_gathering(l, errc::not_open, finished);
+    } else {
+      runner = l.gathering.front()->runner;
+      next = proceed(l, *l.gathering.front());
+    }
   }
-  if (next != nullptr) next->runner->submit(*next);
+  if (next != nullptr) runner->submit(*next);
   continue_all(std::move(finished));
 }
 
@@ -536,6 +457,7 @@ void flush_scheduler::end_sync(lane& l) noexcept {
   shared_handle* opened = nullptr;
   shared_handle* directory = nullptr;
   operation* next = nullptr;
+  performer* runner = nullptr;
   bool announce = false;
   operation_list finished;
   {
@@ -547,10 +469,17 @@ void flush_scheduler::end_sync(lane& l) noexcept {
     l.busy = false;
     announce = l.with_announcement;
     expect_company(l, finished);
-    next = serve_gathering(l, finished);
+    if (!l.gathering.empty()) {
+      if (file_.mapped() == nullptr) {
+        fail_gathering(l, errc::not_open, finished);
+      } else {
+        runner = l.gathering.front()->runner;
+        next = proceed(l, *l.gathering.front());
+      }
+    }
   }
   if (announce) file_.announce(*opened, home);
-  if (next != nullptr) next->runner->submit(*next);
+  if (next != nullptr) runner->submit(*next);
   mapped->release();
   opened->release();
   if (directory != nullptr) directory->release();

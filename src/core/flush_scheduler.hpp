@@ -56,10 +56,6 @@ class range_set {
 /// serve one flush. So after a sync that served several, the next waits a little for as many: at
 /// most half as long as that sync took, and not again for a while after it waited in vain.
 ///
-/// A range that is flushed must not wait for much that nobody asked for. So a sync of ranges serves
-/// those whose ranges lie close together, with little that is dirty between them; it begins with
-/// its leader's, and who is left out is served first by the next.
-///
 /// What must be synced is: pages with a dirty bit, pages under a live mutable region, everything
 /// that was in the file when it was opened (somebody before us may not have synced), the size when
 /// it changed, the name when open may have created it.
@@ -130,7 +126,6 @@ class flush_scheduler {
     // The wait for company. The counts are estimates: who is withdrawn is not taken off.
     pause wait;
     bool is_pausing = false;     // what gathers is held back; false with a wait that is cut short
-    bool leaves_out = false;     // some of those who had gathered when the sync began
     std::size_t gathered = 0;    // since the last sync began
     std::size_t expected = 0;    // are worth waiting for, those that have gathered included
     std::size_t served = 0;      // by the last sync
@@ -150,16 +145,7 @@ class flush_scheduler {
   /// Returns what must be submitted to `leader`'s runner so that those who gather get their sync;
   /// null: it is on its way already.
   operation* proceed(lane& l, operation& leader) noexcept;
-  /// The same once a sync or a pause is over.
-  operation* serve_gathering(lane& l, operation_list& finished) noexcept;
   void begin_sync(lane& l, const operation& leader) noexcept;
-  /// Splits those who gather into the riders of the next sync, whose range it sets, and the rest.
-  void choose_riders(lane& l, const operation& leader) noexcept;
-  void choose_neighbours(lane& l, const operation& leader);
-  /// Counts the pages of [begin, end) that a sync of them would wait for; more than `most` is as
-  /// good as `most` + 1.
-  std::uint64_t count_due(const lane& l, std::uint64_t begin, std::uint64_t end,
-                          std::uint64_t most) const noexcept;
   void expect_company(lane& l, const operation_list& finished) noexcept;
   void pause_done(lane& l) noexcept;
   void call_done(lane& l) noexcept;
@@ -174,7 +160,6 @@ class flush_scheduler {
   void add_lost(std::uint64_t begin, std::uint64_t end) noexcept;
   void lose_all_that_is_dirty(extent& e) noexcept;
   lane& other(const lane& l) noexcept { return &l == &whole_ ? range_ : whole_; }
-  const lane& other(const lane& l) const noexcept { return &l == &whole_ ? range_ : whole_; }
 
   static std::uint64_t steady_nanoseconds() noexcept;
 
