@@ -479,6 +479,71 @@ TEST_F(flush_lanes, ARangeWhosePagesTheWholeSyncTookWaitsForItToo) {
   EXPECT_FALSE(range.error);
 }
 
+TEST_F(flush_lanes, ARewrittenPageDoesNotWaitForTheWholeSyncThatHadItBefore) {
+  dirty(0);
+  waiter whole(engine_);
+  EXPECT_FALSE(join_whole(whole));
+  dirty(0);
+  waiter range(engine_);
+  EXPECT_FALSE(join(range, 0, 1));
+  ASSERT_EQ(engine_.waiting(), 2U);
+  std::swap(engine_.calls[0], engine_.calls[1]);
+  engine_.finish_next();
+  EXPECT_TRUE(range.completed);
+  EXPECT_FALSE(whole.completed);
+  engine_.finish_next();
+  EXPECT_TRUE(whole.completed);
+}
+
+TEST_F(flush_lanes, WhatTheWholeSyncTakesFromWhoGathersIsWaitedForInBoth) {
+  dirty(5 * page());
+  waiter first(engine_);
+  EXPECT_FALSE(join(first, 5 * page(), 1));
+  dirty(0);
+  waiter gathered(engine_);
+  EXPECT_FALSE(join(gathered, 0, 1));
+  waiter whole(engine_);
+  EXPECT_FALSE(join_whole(whole));  // takes page 0
+  ASSERT_EQ(engine_.waiting(), 2U);
+  engine_.finish_next();  // the first: now the one that has gathered has a sync
+  ASSERT_EQ(engine_.waiting(), 2U);
+  std::swap(engine_.calls[0], engine_.calls[1]);
+  engine_.finish_next();
+  EXPECT_FALSE(gathered.completed);
+  engine_.finish_next();
+  EXPECT_TRUE(gathered.completed && whole.completed);
+}
+
+// The cost of a look at a claim must not grow with what else was claimed.
+TEST(DirtyPages, ACutIsSearchedByPage) {
+  dirty_pages dirty;
+  ASSERT_TRUE(dirty.reserve(1024 * page()));
+  for (const std::uint64_t p : {3, 63, 64, 200, 700})
+    dirty.mark(p * page(), (p + 1) * page());
+  std::vector<dirty_pages::taken> cut;
+  dirty.take(0, 1024 * page(), cut);
+  dirty.mark(64 * page(), 65 * page());
+  const auto none = [](std::size_t) { return std::uint64_t{0}; };
+  const auto dirty_since = [&](std::size_t word) { return dirty.bits_of(word); };
+  const auto holds = [&](std::uint64_t from, std::uint64_t to, auto except) {
+    return dirty_pages::holds_any(cut, from * page(), to * page(), except);
+  };
+  EXPECT_TRUE(holds(0, 1024, none));
+  EXPECT_FALSE(holds(0, 3, none));
+  EXPECT_TRUE(holds(3, 4, none));
+  EXPECT_FALSE(holds(4, 63, none));
+  EXPECT_TRUE(holds(4, 64, none));
+  EXPECT_TRUE(holds(64, 65, none));
+  EXPECT_FALSE(holds(64, 65, dirty_since));
+  EXPECT_TRUE(holds(63, 65, dirty_since));
+  EXPECT_FALSE(holds(65, 200, none));
+  EXPECT_TRUE(holds(65, 1024, dirty_since));
+  EXPECT_FALSE(holds(701, 1024, none));
+  EXPECT_FALSE(holds(5, 5, none));
+  EXPECT_EQ(dirty_pages::bits_in(cut, 1), 1U);
+  EXPECT_EQ(dirty_pages::bits_in(cut, 2), 0U);
+}
+
 TEST_F(flush_lanes, OneFailureIsEverybodys) {
   const auto failed = make_error_code(std::errc::io_error);
   dirty(0);

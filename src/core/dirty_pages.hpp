@@ -5,6 +5,7 @@
 
 #include <mapio/detail/config.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -63,7 +64,22 @@ class dirty_pages {
   }
   std::uint64_t count(std::uint64_t begin, std::uint64_t end) const noexcept;
 
-  /// Clears the pages of [begin, end) and appends what was set to `cut`; one flush at a time.
+  /// Returns the bits of 64 pages, as in `taken`.
+  std::uint64_t bits_of(std::size_t word) const noexcept {
+    return word < size_ ? words_[word].load(std::memory_order_acquire) : 0;
+  }
+  /// Tells whether a cut holds a page of [begin, end) that is not among except(word).
+  template <class Except>
+  static bool holds_any(const std::vector<taken>& cut, std::uint64_t begin, std::uint64_t end,
+                        Except except) noexcept;
+  /// Returns the bits of a word that a cut holds.
+  static std::uint64_t bits_in(const std::vector<taken>& cut, std::size_t word) noexcept {
+    const auto it = find(cut, word);
+    return it != cut.end() && it->word == word ? it->bits : 0;
+  }
+
+  /// Clears the pages of [begin, end) and appends what was set to `cut`, in the order of the words;
+  /// one flush at a time.
   void take(std::uint64_t begin, std::uint64_t end, std::vector<taken>& cut);
   void put_back(const std::vector<taken>& cut) noexcept;
   void clear(std::uint64_t begin, std::uint64_t end) noexcept;
@@ -81,12 +97,34 @@ class dirty_pages {
   void mark_each(std::uint64_t begin, std::uint64_t end) noexcept;
   template <class Each>
   void each_word(std::uint64_t begin, std::uint64_t end, Each each) const;
+  /// The first of a cut at `word` or behind it.
+  static std::vector<taken>::const_iterator find(const std::vector<taken>& cut,
+                                                 std::size_t word) noexcept {
+    return std::lower_bound(cut.begin(), cut.end(), word,
+                            [](const taken& t, std::size_t w) { return t.word < w; });
+  }
 
   std::atomic<std::uint64_t>* words_ = nullptr;
   std::size_t size_ = 0;  // in words
   unsigned shift_ = 12;   // of a page
   std::atomic<std::uint64_t> marked_{0};
 };
+
+template <class Except>
+bool dirty_pages::holds_any(const std::vector<taken>& cut, std::uint64_t begin, std::uint64_t end,
+                            Except except) noexcept {
+  if (begin >= end) return false;
+  const std::uint64_t first = first_page(begin);
+  const std::uint64_t last = last_page(end) - 1;
+  for (auto it = find(cut, static_cast<std::size_t>(first / 64));
+       it != cut.end() && it->word <= last / 64; ++it) {
+    std::uint64_t bits = it->bits;
+    if (it->word == first / 64) bits &= ~std::uint64_t{0} << first % 64;
+    if (it->word == last / 64) bits &= ~std::uint64_t{0} >> (63 - last % 64);
+    if (bits != 0 && (bits & ~except(it->word)) != 0) return true;
+  }
+  return false;
+}
 
 }  // namespace detail
 MAPIO_NAMESPACE_END

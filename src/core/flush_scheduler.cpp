@@ -112,8 +112,9 @@ flush_scheduler::flush_scheduler(file_state& file, std::mutex& mutex, bool unsyn
   }
 }
 
+template <class Except>
 bool flush_scheduler::is_claimed(const lane& l, std::uint64_t begin, std::uint64_t end,
-                                 const extent* since) const noexcept {
+                                 Except except) const noexcept {
   if (!l.busy) return false;
   if (durable_generation_ != size_generation_ && l.size_generation == size_generation_) return true;
   if (l.with_name) return true;
@@ -121,14 +122,7 @@ bool flush_scheduler::is_claimed(const lane& l, std::uint64_t begin, std::uint64
   if (l.all_taken) return true;
   for (const range_set::range& r : l.content_cut)
     if (r.begin < end && begin < r.end) return true;
-  bool claimed = false;
-  // A page that was written again since is not the claimant's any more: the later sync writes all
-  // of it.
-  each_page(l.cut, [&](std::uint64_t from, std::uint64_t to) {
-    claimed =
-        claimed || (from < end && begin < to && !(since != nullptr && since->dirty.any(from, to)));
-  });
-  return claimed;
+  return dirty_pages::holds_any(l.cut, begin, end, except);
 }
 
 bool flush_scheduler::is_lost(std::uint64_t begin, std::uint64_t end,
@@ -145,7 +139,6 @@ bool flush_scheduler::is_lost(std::uint64_t begin, std::uint64_t end,
 bool flush_scheduler::join(operation& op, bool whole_file) noexcept {
   lane& own = whole_file ? whole_ : range_;
   operation* next = nullptr;
-  performer* const runner = op.runner;
   {
     std::lock_guard lock(mutex_);
     ++stats_.flush_calls;
@@ -175,8 +168,9 @@ bool flush_scheduler::join(operation& op, bool whole_file) noexcept {
     const bool size_due = durable_generation_ != size_generation_ &&
                           !(whole_.busy && whole_.size_generation == size_generation_) &&
                           !(range_.busy && range_.size_generation == size_generation_);
-    const bool in_whole = is_claimed(whole_, begin, end, e);
-    const bool in_range = is_claimed(range_, begin, end, e);
+    const auto is_dirty = [e](std::size_t word) { return e->dirty.bits_of(word); };
+    const bool in_whole = is_claimed(whole_, begin, end, is_dirty);
+    const bool in_range = is_claimed(range_, begin, end, is_dirty);
     // After the claims: a page that was written again meanwhile is in none, but has its bit then.
     const bool due =
         e->dirty.any(begin, end) || pinned || size_due || name_ || content_.overlaps(begin, end);
@@ -194,8 +188,15 @@ bool flush_scheduler::join(operation& op, bool whole_file) noexcept {
       return true;
     }
   }
-  if (next != nullptr) runner->submit(*next);
+  if (next != nullptr) next->runner->submit(*next);
   return false;
+}
+
+operation* flush_scheduler::serve_gathering(lane& l, operation_list& finished) noexcept {
+  if (l.gathering.empty()) return nullptr;
+  if (file_.mapped() != nullptr) return proceed(l, *l.gathering.front());
+  fail_gathering(l, errc::not_open, finished);
+  return nullptr;
 }
 
 operation* flush_scheduler::proceed(lane& l, operation& leader) noexcept {
@@ -212,6 +213,7 @@ operation* flush_scheduler::proceed(lane& l, operation& leader) noexcept {
       l.wait.dropped = false;
       l.wait.file = file_.shared_from_this();
       l.wait.home = leader.home;
+      l.wait.runner = leader.runner;
       l.wait.count = l.patience - now;
       if (leader.home) return &l.wait;
       // A blocked thread may be gone before long: somebody else can complete the company, or fail
@@ -278,9 +280,10 @@ void flush_scheduler::begin_sync(lane& l, const operation& leader) noexcept {
     l.begin = 0;
     l.end = ~std::uint64_t{0};
   }
-  // Since they joined, the other lane may have taken what they wait for.
+  // Since they joined, the other lane may have taken what they wait for, and this one did not.
+  const auto is_taken = [&l](std::size_t word) { return dirty_pages::bits_in(l.cut, word); };
   for (operation* it = l.riding.front(); it != nullptr; it = it->next)
-    if (is_claimed(other(l), it->at, it->at + it->count, nullptr)) it->step = 1;
+    if (is_claimed(other(l), it->at, it->at + it->count, is_taken)) it->step = 1;
   // Every store whose mark found its bit set, and left it at that, is now visible to the sync.
   platform::heavy_barrier();
   l.mapped = e;
@@ -318,7 +321,6 @@ void flush_scheduler::pause_done(lane& l) noexcept {
   const std::shared_ptr<file_state> keep = std::move(l.wait.file);
   const std::shared_ptr<engine> home = std::move(l.wait.home);
   operation* next = nullptr;
-  performer* runner = nullptr;
   operation_list finished;
   {
     std::lock_guard lock(mutex_);
@@ -330,15 +332,9 @@ void flush_scheduler::pause_done(lane& l) noexcept {
       l.without_pause = l.vain;
     }
     l.expected = 0;
-    if (l.gathering.empty()) return;
-    if (file_.mapped() == nullptr) {
-      fail_gathering(l, errc::not_open, finished);
-    } else {
-      runner = l.gathering.front()->runner;
-      next = proceed(l, *l.gathering.front());
-    }
+    next = serve_gathering(l, finished);
   }
-  if (next != nullptr) runner->submit(*next);
+  if (next != nullptr) next->runner->submit(*next);
   continue_all(std::move(finished));
 }
 
@@ -432,10 +428,10 @@ void flush_scheduler::settle(lane& l, const std::shared_ptr<engine>& home,
     durable_generation_ = std::max(durable_generation_, l.size_generation);
   }
   lane& beside = other(l);
+  const auto is_taken = [&l](std::size_t word) { return dirty_pages::bits_in(l.cut, word); };
   while (operation* op = l.riding.pop()) {
-    ++stats_.sync_waiters;
     if (!verdict && op->step != 0 && beside.busy &&
-        is_claimed(beside, op->at, op->at + op->count, nullptr)) {
+        is_claimed(beside, op->at, op->at + op->count, is_taken)) {
       op->step = 0;
       beside.riding.push(*op);
       continue;
@@ -445,6 +441,7 @@ void flush_scheduler::settle(lane& l, const std::shared_ptr<engine>& home,
       l.gathering.push(*op);
       continue;
     }
+    ++stats_.sync_waiters;
     op->error = verdict;
     finished.push(*op);
   }
@@ -457,7 +454,6 @@ void flush_scheduler::end_sync(lane& l) noexcept {
   shared_handle* opened = nullptr;
   shared_handle* directory = nullptr;
   operation* next = nullptr;
-  performer* runner = nullptr;
   bool announce = false;
   operation_list finished;
   {
@@ -469,17 +465,10 @@ void flush_scheduler::end_sync(lane& l) noexcept {
     l.busy = false;
     announce = l.with_announcement;
     expect_company(l, finished);
-    if (!l.gathering.empty()) {
-      if (file_.mapped() == nullptr) {
-        fail_gathering(l, errc::not_open, finished);
-      } else {
-        runner = l.gathering.front()->runner;
-        next = proceed(l, *l.gathering.front());
-      }
-    }
+    next = serve_gathering(l, finished);
   }
   if (announce) file_.announce(*opened, home);
-  if (next != nullptr) runner->submit(*next);
+  if (next != nullptr) next->runner->submit(*next);
   mapped->release();
   opened->release();
   if (directory != nullptr) directory->release();

@@ -145,6 +145,8 @@ class flush_scheduler {
   /// Returns what must be submitted to `leader`'s runner so that those who gather get their sync;
   /// null: it is on its way already.
   operation* proceed(lane& l, operation& leader) noexcept;
+  /// The same once a sync or a pause is over.
+  operation* serve_gathering(lane& l, operation_list& finished) noexcept;
   void begin_sync(lane& l, const operation& leader) noexcept;
   void expect_company(lane& l, const operation_list& finished) noexcept;
   void pause_done(lane& l) noexcept;
@@ -152,9 +154,11 @@ class flush_scheduler {
   void end_sync(lane& l) noexcept;
   void settle(lane& l, const std::shared_ptr<engine>& home, operation_list& finished) noexcept;
   void fail_gathering(lane& l, std::error_code cause, operation_list& finished) noexcept;
-  /// With `since`, pages that were written again since do not count: for who also waits for those.
+  /// Tells whether the sync in flight has taken something of [begin, end). A page among
+  /// except(word) does not count: it was written again since, and the later sync writes all of it.
+  template <class Except>
   bool is_claimed(const lane& l, std::uint64_t begin, std::uint64_t end,
-                  const extent* since) const noexcept;
+                  Except except) const noexcept;
   bool is_lost(std::uint64_t begin, std::uint64_t end, const extent& e) const noexcept;
   void poison(std::error_code cause) noexcept;
   void add_lost(std::uint64_t begin, std::uint64_t end) noexcept;
