@@ -180,7 +180,11 @@ pin pin::duplicate() const {
     pin copy =
         extent_->acquire(word_ >> pin_slot::shift, slot_->end.load(std::memory_order_relaxed),
                          word_ & pin_slot::writable);
-    if (copy) return copy;
+    if (copy) {
+      // Before this pin can go: see each_pass().
+      extent_->copies_.fetch_add(1, std::memory_order_seq_cst);
+      return copy;
+    }
     if (!extent_->is_orphaned()) throw_failure(out_of_memory, "region");
   }
   extent_->retain();
@@ -238,17 +242,21 @@ void extent::notify_on_drop(std::weak_ptr<file_state> watcher) noexcept {
 extent::pin_count extent::count_pins(std::uint64_t from, bool watch) noexcept {
   pin_count count;
   std::lock_guard lock(mutex_);
-  each_slot([&](pin_slot& slot, std::uint64_t word) {
-    if (watch && count.regions + count.operations != 0) return;
-    // A slot that changes hands meanwhile is a pin taken after the caller closed the range: it will
-    // notice by itself.
-    while ((word & pin_slot::occupied) != 0 && slot.end.load(std::memory_order_relaxed) > from) {
-      if (watch && !slot.word.compare_exchange_strong(word, word | pin_slot::watched,
-                                                      std::memory_order_seq_cst))
-        continue;
-      ++((word & pin_slot::operation) != 0 ? count.operations : count.regions);
-      return;
-    }
+  each_pass([&] {
+    count = {};
+    each_slot([&](pin_slot& slot, std::uint64_t word) {
+      if (watch && count.regions + count.operations != 0) return;
+      // A slot that changes hands meanwhile is a pin taken after the caller closed the range: it
+      // will notice by itself.
+      while ((word & pin_slot::occupied) != 0 && slot.end.load(std::memory_order_relaxed) > from) {
+        if (watch && !slot.word.compare_exchange_strong(word, word | pin_slot::watched,
+                                                        std::memory_order_seq_cst))
+          continue;
+        ++((word & pin_slot::operation) != 0 ? count.operations : count.regions);
+        return;
+      }
+    });
+    return count.regions + count.operations != 0;
   });
   return count;
 }
@@ -256,9 +264,12 @@ extent::pin_count extent::count_pins(std::uint64_t from, bool watch) noexcept {
 bool extent::has_writable_pin(std::uint64_t begin, std::uint64_t end) const noexcept {
   if (writable_pins_.load(std::memory_order_seq_cst) == 0) return false;
   bool found = false;
-  each_slot([&](pin_slot& slot, std::uint64_t word) {
-    found = found || ((word & pin_slot::writable) != 0 && word >> pin_slot::shift < end &&
-                      begin < slot.end.load(std::memory_order_relaxed));
+  each_pass([&] {
+    each_slot([&](pin_slot& slot, std::uint64_t word) {
+      found = found || ((word & pin_slot::writable) != 0 && word >> pin_slot::shift < end &&
+                        begin < slot.end.load(std::memory_order_relaxed));
+    });
+    return found;
   });
   return found;
 }

@@ -148,15 +148,18 @@ class extent final : public shared_resource {
   template <class Each>
   void suspect_writable_pins(Each each) {
     std::lock_guard lock(mutex_);
-    each_slot([&](pin_slot& slot, std::uint64_t word) {
-      while ((word & pin_slot::writable) != 0) {
-        const std::uint64_t end = slot.end.load(std::memory_order_relaxed);
-        if (!slot.word.compare_exchange_strong(word, word | pin_slot::suspect,
-                                               std::memory_order_seq_cst))
-          continue;
-        each(word >> pin_slot::shift, end);
-        return;
-      }
+    each_pass([&] {
+      each_slot([&](pin_slot& slot, std::uint64_t word) {
+        while ((word & pin_slot::writable) != 0) {
+          const std::uint64_t end = slot.end.load(std::memory_order_relaxed);
+          if (!slot.word.compare_exchange_strong(word, word | pin_slot::suspect,
+                                                 std::memory_order_seq_cst))
+            continue;
+          each(word >> pin_slot::shift, end);
+          return;
+        }
+      });
+      return false;
     });
   }
   /// Forbids new pins; the ones that live become users, and the last of them unmaps. Then releases
@@ -207,6 +210,15 @@ class extent final : public shared_resource {
         each(const_cast<pin_slot&>(slot), settled_word(slot));
   }
   static std::uint64_t settled_word(const pin_slot& slot) noexcept;
+  /// Goes over the slots until pass() returns true, or no copy was made meanwhile: one made behind
+  /// the pass, of a pin that is dropped before it, would be seen in neither place.
+  template <class Pass>
+  void each_pass(Pass pass) const {
+    std::uint64_t copies = 0;
+    do
+      copies = copies_.load(std::memory_order_seq_cst);
+    while (!pass() && copies_.load(std::memory_order_seq_cst) != copies);
+  }
 
   std::byte* const base_;
   const std::uint64_t capacity_;
@@ -215,7 +227,8 @@ class extent final : public shared_resource {
   slot_block first_block_;
   std::atomic<slot_block*> newest_;
   std::atomic<std::uint64_t> writable_pins_{0};
-  std::mutex mutex_;  // guards growth of the slots, watched and orphaned flags
+  std::atomic<std::uint64_t> copies_{0};  // made of pins
+  std::mutex mutex_;                      // guards growth of the slots, watched and orphaned flags
   bool orphaned_ = false;
   std::weak_ptr<file_state> watcher_;
 };
