@@ -2136,6 +2136,48 @@ TEST_F(mapping_adopt, release_is_refused_while_a_region_lives) {
   EXPECT_TRUE(support::is_open_descriptor(fd.get()));
 }
 
+TEST_F(mapping_adopt, a_refused_release_is_in_no_resizes_way) {
+  mapping m = mapping::create(path_, page());
+  const mapio::region held = m.view(0, 1);
+  std::atomic<bool> stop = false;
+  std::thread releasing([&] {
+    while (!stop) {
+      std::error_code ec;
+      EXPECT_EQ(m.release(ec), -1);
+      EXPECT_EQ(ec, errc::pinned);
+      std::this_thread::sleep_for(std::chrono::microseconds(20));  // a mutex is not fair
+    }
+  });
+  for (int i = 0; i < (support::under_tsan ? 2000 : 20000) && !HasFailure(); ++i) {
+    std::error_code ec;
+    m.resize(i % 2 == 0 ? 16 * page() : page(), ec);
+    EXPECT_FALSE(ec) << ec.message();
+    EXPECT_EQ(fs::file_size(path_), m.size());
+  }
+  stop = true;
+  releasing.join();
+}
+
+TEST_F(mapping_adopt, release_gives_nobody_else_the_file) {
+  for (int round = 0; round < 200; ++round) {
+    mapping m = mapping::create(path_, page());
+    std::thread other([m]() mutable {
+      for (int i = 0; i < 20; ++i) {
+        std::error_code ec;
+        m.flush(mapio::durability::started, ec);
+        static_cast<void>(m.native_handle());
+      }
+    });
+    std::error_code ec;
+    int fd = -1;
+    while (fd < 0)
+      fd = m.release(ec);
+    EXPECT_EQ(::close(fd), 0);
+    other.join();
+    EXPECT_EQ(m.native_handle(), -1);
+  }
+}
+
 TEST_F(mapping_adopt, takes_back_what_was_released) {
   mapping m = mapping::create(path_, page());
   for (int i = 0; i < 3; ++i) {

@@ -46,6 +46,12 @@ bool shared_resource::try_retain() noexcept {
   return false;
 }
 
+bool shared_resource::end_if_sole() noexcept {
+  std::uint64_t sole = 1;
+  return users_.compare_exchange_strong(sole, 0, std::memory_order_acq_rel,
+                                        std::memory_order_relaxed);
+}
+
 void shared_resource::release(bool here) noexcept {
   if (users_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
   std::shared_ptr<engine> home;
@@ -75,11 +81,13 @@ void shared_resource::drop() noexcept {
 // ---------------------------------------------------------------------------------------------------------
 
 native_handle_type shared_handle::detach() noexcept {
-  return std::exchange(handle_, platform::no_handle);
+  const native_handle_type handle = handle_.exchange(platform::no_handle);
+  drop();  // on behalf of the users, of whom there are none
+  return handle;
 }
 
 void shared_handle::let_go() noexcept {
-  if (handle_ != platform::no_handle) platform::close(handle_);
+  platform::close(handle_.load(std::memory_order_relaxed));
 }
 
 // --- extent: slots

@@ -39,7 +39,9 @@ class shared_resource {
   void dispose_on(const std::shared_ptr<engine>& home) noexcept;
   /// Ends the owner's interest in the object; not to be touched afterwards.
   void drop() noexcept;
-  std::uint64_t users() const noexcept { return users_.load(std::memory_order_acquire); }
+  /// Ends the use of the caller if it is the only one: nobody can become a user any more, and
+  /// nothing is let go of. True: it was.
+  bool end_if_sole() noexcept;
 
  protected:
   shared_resource() = default;
@@ -62,14 +64,14 @@ class shared_resource {
 class shared_handle final : public shared_resource {
  public:
   explicit shared_handle(native_handle_type handle) noexcept : handle_(handle) {}
-  /// Returns the handle; for users.
-  native_handle_type get() const noexcept { return handle_; }
-  /// Takes the handle out, so that it is not closed; for the sole user.
+  /// Returns the handle; who is no user may get one that is closed by now.
+  native_handle_type get() const noexcept { return handle_.load(std::memory_order_relaxed); }
+  /// Takes the handle out, to be closed by somebody else; after end_if_sole().
   native_handle_type detach() noexcept;
 
  private:
   void let_go() noexcept override;
-  native_handle_type handle_;
+  std::atomic<native_handle_type> handle_;
 };
 
 /// A mapping of a file at one address: its range, its pins, its dirty pages. Unmapped when the file

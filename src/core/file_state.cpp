@@ -291,12 +291,17 @@ native_handle_type file_state::release(std::error_code& error) noexcept {
       error = errc::not_open;
       return handle;
     }
+    // First, since to these no current extent means that the file is closed.
+    if (resize_under_way_ != nullptr || flushes_.is_busy()) {
+      error = errc::pinned;
+      return handle;
+    }
     // Nobody can start anything while there is no current extent; who looks meanwhile tries again.
     e = current_.exchange(nullptr, std::memory_order_seq_cst);
     platform::heavy_barrier();
     const extent::pin_count pins = e->count_pins(0, false);
     if (pins.regions + pins.operations != 0 || is_being_copied(*e, 0, no_end) ||
-        resize_under_way_ != nullptr || flushes_.is_busy() || file_->users() != 1) {
+        !file_->end_if_sole()) {
       current_.store(e, std::memory_order_seq_cst);
       error = errc::pinned;
       return handle;
@@ -307,7 +312,6 @@ native_handle_type file_state::release(std::error_code& error) noexcept {
   }
   stop_policy();
   e->orphan(false);
-  file_->release();
   for (shared_handle* also : {second_file_, directory_})
     if (also != nullptr) also->release();
   return handle;
