@@ -18,6 +18,7 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <sstream>
 #include <string>
@@ -75,9 +76,26 @@ int run(const arguments& given) {
   const asio::ip::tcp::endpoint endpoint = endpoint_of(given.listen);
 
   const ingestd::directory_lock lock(given.directory);
-  const ingestd::recovered_log recovered = ingestd::recover(given.directory);
-
   asio::io_context io(1);
+  // Before the recovery, which may take long: a signal ends the daemon as cleanly then.
+  asio::signal_set signals(io, SIGINT, SIGTERM);
+  std::function<void()> stop;
+  bool is_stopped = false;
+  signals.async_wait([&](std::error_code error, int number) {
+    if (error) return;
+    spdlog::info("signal {}", number);
+    is_stopped = true;
+    if (stop) stop();
+  });
+
+  const ingestd::recovered_log recovered = ingestd::recover(given.directory);
+  io.poll();
+  if (is_stopped) {
+    spdlog::info("ended; the log ends at {}", recovered.end_offset);
+    return ended;
+  }
+  io.restart();
+
   // Unless told here, the environment may choose.
   if (given.backend != mapio::backend_kind::automatic) mapio::use_backend(io, given.backend);
   const mapio::backend_info backend = mapio::backend_of(io);
@@ -96,12 +114,7 @@ int run(const arguments& given) {
                           .backend = kind.str(),
                           .backend_reason = backend.reason});
 
-  asio::signal_set signals(io, SIGINT, SIGTERM);
-  signals.async_wait([&server](std::error_code error, int number) {
-    if (error) return;
-    spdlog::info("signal {}", number);
-    server.stop();
-  });
+  stop = [&server] { server.stop(); };
   asio::co_spawn(io, serve(log, server, endpoint), [&signals](const std::exception_ptr& failure) {
     signals.cancel();
     if (failure) std::rethrow_exception(failure);
