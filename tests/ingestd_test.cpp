@@ -18,11 +18,13 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <deque>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -332,6 +334,33 @@ TEST_F(ingestd_protocol, works_on_either_engine_over_the_same_directory) {
   EXPECT_EQ(payloads_of(directory_.path(), "c"), expected);
 }
 
+TEST_F(ingestd_protocol, stats_never_count_backwards) {
+  ingestd_process d(directory_.path(), {"--segment-size", "64K", "--max-record", "8K"});
+  std::atomic<int> writing = 8;
+  std::vector<std::thread> writers;
+  for (int c = 0; c < 8; ++c)
+    writers.emplace_back([&d, &writing, c] {
+      wire w(d, "c" + std::to_string(c));
+      for (std::uint64_t i = 1; i <= 3000; ++i)
+        w.record(i, std::string(1000, 'r'));
+      w.wait_for_ack(3000);
+      --writing;
+    });
+  std::uint64_t records = 0;
+  std::uint64_t syncs = 0;
+  wire asking(d);
+  while (writing > 0) {
+    asking.send("STATS\n");
+    const auto stats = nlohmann::json::parse(asking.line());
+    EXPECT_GE(stats.at("records").get<std::uint64_t>(), records);
+    EXPECT_GE(stats.at("syncs").get<std::uint64_t>(), syncs);
+    records = stats.at("records");
+    syncs = stats.at("syncs");
+  }
+  for (auto& t : writers)
+    t.join();
+}
+
 // =================================================================================================
 // TAIL
 // =================================================================================================
@@ -409,6 +438,61 @@ TEST_F(ingestd_tail, refuses_an_offset_where_no_record_starts) {
   }
   w.record(3, "three");
   w.wait_for_ack(3);
+}
+
+TEST_F(ingestd_tail, reads_no_more_than_a_record_where_none_starts) {
+  ingestd_process d(directory_.path(), {"--segment-size", "64M"});
+  wire w(d, "c");
+  // What stands at log offset 40, behind the record's header, the client's name and 7 bytes, looks
+  // like the header of a record of 20 MiB.
+  using namespace std::string_literals;
+  const std::string lure = "7 bytes" + "checksum"s + "\0\0\x40\x01"s + "\1\0"s + "\1\0"s;
+  std::string lines = "1 " + lure + "\n";
+  constexpr std::uint64_t count = 3000;
+  for (std::uint64_t i = 2; i <= count; ++i)
+    lines += std::to_string(i) + " " + std::string(10'000, 'x') + "\n";
+  w.send(lines);
+  w.wait_for_ack(count);
+  const std::uint64_t before = d.memory("RssAnon");
+  std::deque<wire> tails;
+  for (int i = 0; i < 20; ++i)
+    tails.emplace_back(d).send(i % 2 == 0 ? "TAIL 40\n" : "TAIL 4096\n");
+  std::atomic<bool> answered = false;
+  std::uint64_t most = 0;
+  std::thread sampler([&] {
+    while (!answered)
+      most = std::max(most, d.memory("RssAnon"));
+  });
+  for (wire& tail : tails) {
+    const words answers = tail.lines_to_the_end();
+    EXPECT_EQ(answers.size(), 1U);
+    if (!answers.empty()) {
+      EXPECT_TRUE(is_error(answers[0])) << answers[0];
+    }
+  }
+  answered = true;
+  sampler.join();
+  EXPECT_LT(most, before + (std::uint64_t{sanitized ? 96U : 16U} << 20));
+  w.record(count + 1, "more");
+  w.wait_for_ack(count + 1);
+}
+
+TEST_F(ingestd_tail, streams_a_record_that_is_longer_than_what_it_reads_at_a_time) {
+  const std::string payload = std::string(900'000, 'y') + "end";
+  for (const bool restarted : {false, true}) {
+    ingestd_process d(directory_.path(), {"--segment-size", "8M"});
+    if (!restarted) {
+      wire w(d, "c");
+      w.record(1, "short");
+      w.record(2, payload);
+      w.wait_for_ack(2);
+    }
+    wire tail(d);
+    tail.send("TAIL 0\n");
+    EXPECT_EQ(tail.line(), "0 c 1 short");
+    EXPECT_TRUE(tail.line().ends_with(" c 2 " + payload));
+    EXPECT_TRUE(d.terminate().ok());
+  }
 }
 
 TEST_F(ingestd_tail, crosses_segments_before_and_after_a_restart) {

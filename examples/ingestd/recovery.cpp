@@ -171,6 +171,8 @@ recovered_log recover(const std::filesystem::path& directory) {
                      r->sequence, r->client, highest);
       }
       highest = std::max(highest, r->sequence);
+      result.longest_record =
+          std::max(result.longest_record, encoded_size(r->client.size(), r->payload.size()));
     }
     torn = reader.stopped_at();
     if (torn && torn->corrupt) {

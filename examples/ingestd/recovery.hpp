@@ -59,7 +59,8 @@ struct recovered_log {
   std::uint64_t records = 0;
   std::uint64_t bytes = 0;  ///< Of payloads.
   std::uint64_t end_offset = 0;
-  std::uint32_t last_number = 0;  ///< The highest number in use.
+  std::size_t longest_record = 0;  ///< Encoded.
+  std::uint32_t last_number = 0;   ///< The highest number in use.
 };
 
 /// Makes what is in `directory` durable and whole, and reads it.

@@ -100,16 +100,21 @@ class store::tail_reader final : public log_tail {
     }
     const std::uint64_t available = std::min(here.end, log_.durable_offset_) - offset_;
     const std::uint64_t position = first_record_position + (offset_ - here.base);
-    for (std::uint64_t length = tail_piece;; length *= 2) {
+    std::uint64_t length = std::min(tail_piece, available);
+    for (;;) {
       // A copy, and not a view: a page that cannot be read, now or when it is needed again, is an
       // error then and never a signal.
-      bytes_.resize(std::min(length, available));
+      bytes_.resize(length);
       auto [error, count] = co_await file_.read_into(position, asio::buffer(bytes_), as_result);
       if (error) co_return error;
       take(here, position, records);
       if (!records.empty()) co_return std::error_code();
-      // The first record is longer than the piece, or there is none.
-      if (length >= available) co_return std::make_error_code(std::errc::illegal_byte_sequence);
+      // The first record is longer than the piece, or there is none: what stands there may be
+      // anything, and no reason to read more than a record can have.
+      const std::uint64_t claimed = claimed_size(bytes_);
+      if (claimed <= length || claimed > std::min<std::uint64_t>(available, log_.longest_record_))
+        co_return std::make_error_code(std::errc::illegal_byte_sequence);
+      length = claimed;
     }
   }
 
@@ -144,8 +149,8 @@ class store::tail_reader final : public log_tail {
 store::store(const asio::any_io_executor& executor, store_options options,
              const recovered_log& recovered)
     : record_log(executor), options_(std::move(options)), changed_(executor), pause_(executor),
-      last_number_(recovered.last_number), end_offset_(recovered.end_offset),
-      parts_(recovered.parts) {
+      longest_record_(recovered.longest_record), last_number_(recovered.last_number),
+      end_offset_(recovered.end_offset), parts_(recovered.parts) {
   durable_offset_ = recovered.end_offset;
   totals_.records = totals_.recovered_records = recovered.records;
   totals_.bytes = recovered.bytes;
@@ -298,11 +303,13 @@ void store::use_next() {
 
 void store::leave(std::shared_ptr<segment> s) {
   s->left = true;
+  left_.push_back(s);
   if (s->batches == 0) spawn(retire(std::move(s)), "closing a segment");
 }
 
 /// Closes a segment that nobody writes to any more.
 asio::awaitable<void> store::retire(std::shared_ptr<segment> done) {
+  std::erase(left_, done);
   const mapio::file_stats counted = done->file.stats();
   totals_.syncs += counted.syncs - done->earlier_syncs;
   totals_.sync_failures += counted.sync_failures;
@@ -343,6 +350,7 @@ std::size_t store::place(client_state& client, std::span<const input_record> rec
   for (const input_record& r : records) {
     const std::size_t more = encoded_size(client.id.size(), r.payload.size());
     if (!here.fits(size + more)) break;
+    longest_record_ = std::max(longest_record_, more);
     size += more;
     ++count;
   }
@@ -494,6 +502,8 @@ log_stats store::stats() const {
     result.sync_failures += counted.sync_failures;
   };
   if (current_) add(*current_);
+  for (const auto& s : left_)
+    add(*s);
   result.segments = parts_.size();
   if (problem_) result.problem = problem_.message();
   return result;

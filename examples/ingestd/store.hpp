@@ -90,6 +90,8 @@ class store final : public record_log {
 
   std::shared_ptr<segment> current_;  // null before the first segment, and after one failed
   std::shared_ptr<segment> next_;     // prepared
+  std::vector<std::shared_ptr<segment>> left_;  // and not closed yet
+  std::size_t longest_record_;                  // encoded; no other can be behind an offset
   std::uint32_t last_number_;
   bool replacing_ = false;
   std::error_code problem_;
