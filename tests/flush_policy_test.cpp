@@ -208,8 +208,8 @@ TEST_F(mapping_policy, has_no_effect_where_nothing_can_become_durable) {
 }
 
 TEST_F(mapping_policy, that_would_never_or_always_be_due_is_refused) {
-  for (const flush_policy policy :
-       {flush_policy::every_bytes(0), flush_policy::every_writes(0), flush_policy::every(0ms)}) {
+  for (const flush_policy policy : {flush_policy::every_bytes(0), flush_policy::every_writes(0),
+                                    flush_policy::every(0ms), flush_policy::every(-5ms)}) {
     std::error_code error;
     const mapping m(path_, following(policy), error);
     EXPECT_EQ(error, std::errc::invalid_argument);

@@ -70,7 +70,7 @@ enum class advice {
 /// Closing flushes what the policy still owes; destroying the last handle never does.
 ///
 /// Only what update_region writes is counted; every() also covers stores through a mutable_region.
-/// Has no effect on read_only and copy_on_write. A threshold or interval of 0 is
+/// Has no effect on read_only and copy_on_write. A threshold or interval of 0 or less is
 /// std::errc::invalid_argument when the file is opened.
 ///
 /// @par Example
@@ -100,7 +100,8 @@ class flush_policy {
   }
   /// Flushes every `interval` if something was written since the last flush.
   static constexpr flush_policy every(std::chrono::milliseconds interval) noexcept {
-    return {trigger::interval, static_cast<std::uint64_t>(interval.count())};
+    return {trigger::interval,
+            interval.count() > 0 ? static_cast<std::uint64_t>(interval.count()) : 0};
   }
 
   /// Makes the manual policy.

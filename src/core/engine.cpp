@@ -78,10 +78,10 @@ bool engine::enroll(operation& op) noexcept {
   std::lock_guard lock(mutex_);
   if (stopping_) return false;
   op.enrolled = true;
-  op.previous_enrolled = nullptr;
-  op.next_enrolled = enrolled_;
-  if (enrolled_ != nullptr) enrolled_->previous_enrolled = &op;
-  enrolled_ = &op;
+  op.previous_enrolled = last_enrolled_;
+  op.next_enrolled = nullptr;
+  (last_enrolled_ != nullptr ? last_enrolled_->next_enrolled : enrolled_) = &op;
+  last_enrolled_ = &op;
   return true;
 }
 
@@ -95,7 +95,8 @@ void engine::retire(operation& op) noexcept {
   op.enrolled = false;
   (op.previous_enrolled != nullptr ? op.previous_enrolled->next_enrolled : enrolled_) =
       op.next_enrolled;
-  if (op.next_enrolled != nullptr) op.next_enrolled->previous_enrolled = op.previous_enrolled;
+  (op.next_enrolled != nullptr ? op.next_enrolled->previous_enrolled : last_enrolled_) =
+      op.previous_enrolled;
 }
 
 void engine::deliver(operation& op) noexcept {

@@ -111,7 +111,9 @@ class engine final : public performer, public std::enable_shared_from_this<engin
 
   std::mutex mutex_;
   std::condition_variable idle_;
+  // The oldest first, as in the wait lists of files: to cancel all is not quadratic then.
   operation* enrolled_ = nullptr;
+  operation* last_enrolled_ = nullptr;
   std::size_t delivering_ = 0;
   std::size_t background_ = 0;  // threads that are about to use the backend unasked
   bool stopping_ = false;
