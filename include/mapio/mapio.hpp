@@ -5,6 +5,7 @@
 /// Includes every public header of mapio.
 
 #include <mapio/backend.hpp>
+#include <mapio/chunk_stream.hpp>
 #include <mapio/error.hpp>
 #include <mapio/mapped_file.hpp>
 #include <mapio/mapping.hpp>

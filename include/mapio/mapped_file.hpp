@@ -1,6 +1,7 @@
 #ifndef MAPIO_MAPPED_FILE_HPP
 #define MAPIO_MAPPED_FILE_HPP
 
+#include <mapio/chunk_stream.hpp>
 #include <mapio/detail/config.hpp>
 #include <mapio/detail/default_token.hpp>
 #include <mapio/detail/initiate.hpp>
@@ -408,6 +409,21 @@ class basic_mapped_file {
     return initiate<detail::region_result>(
         std::forward<Token>(token),
         detail::view_arguments{{detail::verb::view, offset, length, false}});
+  }
+
+  /// Makes a stream that hands out the file in chunks of `bytes` bytes, from the start.
+  ///
+  /// Nothing is read before its first next(). It is about the file that is open now.
+  ///
+  /// @param bytes      Of a chunk; the last one may be short.
+  /// @param readahead  Chunks that are brought into memory ahead of the one that is asked for, at
+  /// most 1024.
+  /// @par Lifetime
+  ///   The stream needs the file open, not this handle.
+  /// @par Example
+  ///   auto chunks = file.chunks(1 << 20);
+  basic_chunk_stream<Executor> chunks(std::uint64_t bytes, std::size_t readahead = 4) const {
+    return {executor_, home_, handle_, bytes, readahead};
   }
 
   /// Cancels the outstanding verbs of every copy of this handle; see above for what becomes of

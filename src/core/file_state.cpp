@@ -1,5 +1,6 @@
 #include "file_state.hpp"
 
+#include "chunk_reader.hpp"
 #include "copy_window.hpp"
 #include "engine.hpp"
 #include "policy_clock.hpp"
@@ -869,6 +870,11 @@ bool file_state::start(operation& op) noexcept {
     return start_read(op);
   case verb::view:
     return start_view(static_cast<view_operation&>(op));
+  case verb::next_chunk: {
+    auto& chunk = static_cast<chunk_operation&>(op);
+    if (chunk.reader) return chunk.reader->start(chunk);
+    break;  // the stream was moved from
+  }
   case verb::prefetch:
     return start_prefetch(op);
   case verb::flush:
@@ -887,7 +893,7 @@ bool file_state::start(operation& op) noexcept {
 }
 
 bool file_state::submit(operation& op) noexcept {
-  if (!op.home->enroll(op)) {
+  if (!op.enrolled && !op.home->enroll(op)) {
     op.error = asio::error::operation_aborted;
     return true;
   }
@@ -1095,7 +1101,7 @@ void file_state::populate_next(operation& op) noexcept {
         self->error = asio::error::operation_aborted;
       }
     }
-    if (self->error && self->kind == verb::view)
+    if (self->error && self->kind != verb::prefetch)
       static_cast<view_operation*>(self)->result = region();
     finish(*self);
   };
@@ -1123,7 +1129,10 @@ bool file_state::start_view(view_operation& op) noexcept {
   op.result =
       region_access::make(std::move(p), first, static_cast<std::size_t>(op.length), op.offset);
   bool resident = false;
-  if (op.length <= most_at_once && !is_in_memory(*e, op.offset, op.length, resident) && resident) {
+  // The look at a chunk is worth it also if it is large: its pages have just been brought in.
+  const std::uint64_t most =
+      op.kind == verb::next_chunk && !hides_residency_ ? populate_piece : most_at_once;
+  if (op.length <= most && !is_in_memory(*e, op.offset, op.length, resident) && resident) {
     // In memory is not yet in the page table; that takes no disk, so it is done here.
     std::byte touched;
     const std::uint64_t page = page_size();
@@ -1165,6 +1174,7 @@ bool file_state::start_flush(operation& op, bool whole_file) noexcept {
 }
 
 bool file_state::withdraw(operation& op, bool interrupt) noexcept {
+  if (op.kind == verb::next_chunk) return static_cast<chunk_operation&>(op).reader->withdraw(op);
   std::unique_lock lock(mutex_);
   if (flushes_.withdraw(op, interrupt)) return true;
   if (op.kind != verb::resize) return false;

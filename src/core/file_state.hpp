@@ -96,6 +96,8 @@ class file_state final : public std::enable_shared_from_this<file_state> {
 
   // --- awaited verbs: true when done already ---
   bool start(operation& op) noexcept;
+  /// As start(), for a view; the operation may be enrolled already.
+  bool start_view(view_operation& op) noexcept;
   /// Takes an operation out of the file's own wait lists; true: the caller owns it.
   bool withdraw(operation& op, bool interrupt) noexcept;
   /// Remembers an engine, for closing off the loop and for cancelling at close.
@@ -133,7 +135,6 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   bool start_update(operation& op) noexcept;
   bool is_cut(operation& op, std::uint64_t batch) noexcept;
   bool start_read(operation& op) noexcept;
-  bool start_view(view_operation& op) noexcept;
   bool start_prefetch(operation& op) noexcept;
   bool start_flush(operation& op, bool whole_file) noexcept;
   bool start_resize(operation& op) noexcept;

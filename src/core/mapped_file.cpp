@@ -113,7 +113,7 @@ void cancel(cancel_link& link, asio::cancellation_type_t type) noexcept {
     const bool may_interrupt =
         (type & (asio::cancellation_type::terminal | asio::cancellation_type::partial)) !=
             asio::cancellation_type::none ||
-        op->kind == verb::view || op->kind == verb::prefetch;
+        op->kind == verb::view || op->kind == verb::prefetch || op->kind == verb::next_chunk;
     from = op->home->cancel(*op, !may_interrupt);
     withdrawn = op;
   }

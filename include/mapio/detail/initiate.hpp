@@ -44,6 +44,15 @@ struct region_result {
   }
 };
 
+struct chunk_result {
+  using signature = void(std::error_code, region);
+  static std::tuple<std::error_code, region> take(operation& op) {
+    auto& chunk = static_cast<chunk_operation&>(op);
+    hand_over(chunk);
+    return {chunk.error, std::move(chunk.result)};
+  }
+};
+
 /// What the arguments of a verb need beyond themselves, from the handler's allocator: nothing.
 struct no_memory {
   template <class Allocator>
@@ -71,6 +80,19 @@ struct range_arguments {
 
 struct view_arguments : range_arguments {
   using operation_type = view_operation;
+};
+
+struct chunk_arguments {
+  using operation_type = chunk_operation;
+  std::shared_ptr<chunk_reader> reader;
+
+  template <class Allocator>
+  using memory = no_memory;
+
+  void prepare(chunk_operation& op, no_memory&) {
+    op.kind = verb::next_chunk;
+    op.reader = std::move(reader);
+  }
 };
 
 struct open_arguments {

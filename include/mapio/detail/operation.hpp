@@ -22,6 +22,7 @@
 MAPIO_NAMESPACE_BEGIN
 namespace detail {
 
+class chunk_reader;
 class engine;
 class performer;
 class shared_resource;
@@ -52,7 +53,8 @@ enum class verb : std::uint8_t {
   flush_range,
   resize,
   prefetch,
-  view
+  view,
+  next_chunk
 };
 
 /// One call to the operating system: what an engine carries out.
@@ -145,6 +147,10 @@ struct view_operation : operation {
   region result;
 };
 
+struct chunk_operation : view_operation {
+  std::shared_ptr<chunk_reader> reader;
+};
+
 /// Connects a cancellation slot, in which it lies, to an operation that may complete on another
 /// thread at the same moment. Either may go first: the other is then told.
 class cancel_link {
@@ -169,6 +175,15 @@ class cancel_link {
   operation* const key_;
   std::atomic<cancel_link*>* end_;
 };
+
+/// Makes what stands behind a chunk_stream.
+MAPIO_DECL std::shared_ptr<chunk_reader> read_chunks(const std::shared_ptr<handle_state>& handle,
+                                                     const std::shared_ptr<engine>& home,
+                                                     std::uint64_t bytes, std::size_t readahead);
+/// The result goes to its handler: the next chunk is the one behind it.
+MAPIO_DECL void hand_over(chunk_operation& op) noexcept;
+/// Ends the reading ahead, and a wait for it.
+MAPIO_DECL void stop(chunk_reader& reader) noexcept;
 
 /// Starts the verb. True: it is done already, and the caller delivers it. False: it will be
 /// delivered.
