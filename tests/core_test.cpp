@@ -299,37 +299,6 @@ TEST(Extent, APinAndACutDoNotMissEachOther) {
   e.limit = 2 * page();
 }
 
-// The same with the end of the file: a view that comes out keeps the mapping.
-TEST(Extent, AViewAndACloseDoNotMissEachOther) {
-  const support::temp_dir dir;
-  int given = 0;
-  for (int round = 0; round < 3000; ++round) {
-    auto state = open_state(dir / "f", page());
-    mapping m = mapping_of(state);
-    state.reset();
-    std::atomic<bool> go{false};
-    region view;
-    std::thread viewer([&view, &go, m] {
-      while (!go) {
-      }
-      std::error_code error;
-      for (int i = 0; i < 50 && !error; ++i) {
-        view = region();
-        view = m.view(0, 1, error);
-      }
-    });
-    go = true;
-    for (std::atomic<int> wait{round % 64}; wait > 0;)
-      --wait;
-    m.close();
-    viewer.join();
-    if (view.empty()) continue;
-    ++given;
-    ASSERT_TRUE(support::is_mapped(dir / "f"));
-  }
-  EXPECT_GT(given, 0);
-}
-
 // At every moment there is a pin: a copy is made, and then the original goes.
 TEST(Extent, ACountFindsAPinThatMovesFromCopyToCopy) {
   const support::temp_dir dir;
