@@ -545,6 +545,23 @@ TEST_F(flush_lanes, WhatTheWholeSyncTakesFromWhoGathersIsWaitedForInBoth) {
   EXPECT_TRUE(gathered.completed && whole.completed);
 }
 
+TEST_F(flush_lanes, WhoRidesOnTheOlderOfTwoSyncsWaitsForTheYoungerToo) {
+  dirty(0);
+  waiter first(engine_);
+  EXPECT_FALSE(join(first, 0, 1));
+  dirty(0);
+  waiter whole(engine_);
+  EXPECT_FALSE(join_whole(whole));  // takes what was stored since
+  waiter late(engine_);
+  EXPECT_FALSE(join(late, 0, 1));
+  ASSERT_EQ(engine_.waiting(), 2U);
+  engine_.finish_next();
+  EXPECT_TRUE(first.completed);
+  EXPECT_FALSE(late.completed);
+  engine_.finish_next();
+  EXPECT_TRUE(late.completed && whole.completed);
+}
+
 // The cost of a look at a claim must not grow with what else was claimed.
 TEST(DirtyPages, ACutIsSearchedByPage) {
   dirty_pages dirty;

@@ -428,10 +428,11 @@ void flush_scheduler::settle(lane& l, const std::shared_ptr<engine>& home,
     durable_generation_ = std::max(durable_generation_, l.size_generation);
   }
   lane& beside = other(l);
-  const auto is_taken = [&l](std::size_t word) { return dirty_pages::bits_in(l.cut, word); };
+  // No page is left out here: who came while both were under way may ride on the older of the two.
+  const auto none = [](std::size_t) { return std::uint64_t{0}; };
   while (operation* op = l.riding.pop()) {
     if (!verdict && op->step != 0 && beside.busy &&
-        is_claimed(beside, op->at, op->at + op->count, is_taken)) {
+        is_claimed(beside, op->at, op->at + op->count, none)) {
       op->step = 0;
       beside.riding.push(*op);
       continue;
