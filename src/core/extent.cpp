@@ -185,6 +185,9 @@ std::error_code extent::make(native_handle_type file, access mode, std::uint64_t
 pin pin::duplicate() const {
   // The range is this pin's own; a pin without a slot has none, and needs none: it only counts.
   if (slot_ != nullptr) {
+    if (extent_->copies_wait_.load(std::memory_order_seq_cst)) [[unlikely]] {
+      const std::lock_guard wait(extent_->mutex_);
+    }
     pin copy =
         extent_->acquire(word_ >> pin_slot::shift, slot_->end.load(std::memory_order_relaxed),
                          word_ & pin_slot::writable);
@@ -250,7 +253,7 @@ void extent::notify_on_drop(std::weak_ptr<file_state> watcher) noexcept {
 extent::pin_count extent::count_pins(std::uint64_t from, bool watch) noexcept {
   pin_count count;
   std::lock_guard lock(mutex_);
-  each_pass([&] {
+  each_pass_under_lock([&] {
     count = {};
     each_slot([&](pin_slot& slot, std::uint64_t word) {
       if (watch && count.regions + count.operations != 0) return;
@@ -272,14 +275,15 @@ extent::pin_count extent::count_pins(std::uint64_t from, bool watch) noexcept {
 bool extent::has_writable_pin(std::uint64_t begin, std::uint64_t end) const noexcept {
   if (writable_pins_.load(std::memory_order_seq_cst) == 0) return false;
   bool found = false;
-  each_pass([&] {
+  // One that cannot be caught is as good as found: what it may have stored is synced once more.
+  const bool sure = each_pass([&] {
     each_slot([&](pin_slot& slot, std::uint64_t word) {
       found = found || ((word & pin_slot::writable) != 0 && word >> pin_slot::shift < end &&
                         begin < slot.end.load(std::memory_order_relaxed));
     });
     return found;
   });
-  return found;
+  return found || !sure;
 }
 
 void extent::orphan(bool here) noexcept {

@@ -150,7 +150,7 @@ class extent final : public shared_resource {
   template <class Each>
   void suspect_writable_pins(Each each) {
     std::lock_guard lock(mutex_);
-    each_pass([&] {
+    each_pass_under_lock([&] {
       each_slot([&](pin_slot& slot, std::uint64_t word) {
         while ((word & pin_slot::writable) != 0) {
           const std::uint64_t end = slot.end.load(std::memory_order_relaxed);
@@ -213,13 +213,24 @@ class extent final : public shared_resource {
   }
   static std::uint64_t settled_word(const pin_slot& slot) noexcept;
   /// Goes over the slots until pass() returns true, or no copy was made meanwhile: one made behind
-  /// the pass, of a pin that is dropped before it, would be seen in neither place.
+  /// the pass, of a pin that is dropped before it, would be seen in neither place. False: copies
+  /// are made all the time.
   template <class Pass>
-  void each_pass(Pass pass) const {
-    std::uint64_t copies = 0;
-    do
-      copies = copies_.load(std::memory_order_seq_cst);
-    while (!pass() && copies_.load(std::memory_order_seq_cst) != copies);
+  bool each_pass(Pass pass) const {
+    for (int passes = 0; passes < 16; ++passes) {
+      const std::uint64_t copies = copies_.load(std::memory_order_seq_cst);
+      if (pass() || copies_.load(std::memory_order_seq_cst) == copies) return true;
+    }
+    return false;
+  }
+  /// The same to the end, with mutex_ held: if need be, copies wait for it.
+  template <class Pass>
+  void each_pass_under_lock(Pass pass) {
+    if (each_pass(pass)) return;
+    copies_wait_.store(true, std::memory_order_seq_cst);
+    while (!each_pass(pass)) {
+    }
+    copies_wait_.store(false, std::memory_order_relaxed);
   }
 
   std::byte* const base_;
@@ -230,7 +241,8 @@ class extent final : public shared_resource {
   std::atomic<slot_block*> newest_;
   std::atomic<std::uint64_t> writable_pins_{0};
   std::atomic<std::uint64_t> copies_{0};  // made of pins
-  std::mutex mutex_;                      // guards growth of the slots, watched and orphaned flags
+  std::atomic<bool> copies_wait_{false};
+  std::mutex mutex_;  // guards growth of the slots, watched and orphaned flags
   bool orphaned_ = false;
   std::weak_ptr<file_state> watcher_;
 };
