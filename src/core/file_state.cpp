@@ -202,7 +202,8 @@ std::error_code file_state::adopt(native_handle_type handle, const open_options&
   mapped->notify_on_drop(result);
   if (options.touch == prefault::eager) static_cast<void>(result->prefetch(true, 0, 0));
   if (std::error_code late = result->start_policy()) {
-    static_cast<void>(result->file_->detach());  // still the caller's
+    std::error_code ignored;                      // nobody else knows of the file
+    static_cast<void>(result->release(ignored));  // still the caller's
     result.reset();
     return late;
   }
