@@ -77,7 +77,7 @@ int run(const arguments& given) {
 
   const ingestd::directory_lock lock(given.directory);
   asio::io_context io(1);
-  // Before the recovery, which may take long: a signal ends the daemon as cleanly then.
+  // Before the recovery, which may take long: a signal lets it end, and then the daemon.
   asio::signal_set signals(io, SIGINT, SIGTERM);
   std::function<void()> stop;
   bool is_stopped = false;

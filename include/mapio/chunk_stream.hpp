@@ -26,10 +26,10 @@ class basic_mapped_file;
 /// ended. Only what was handed out stays pinned: what is read ahead holds up a shrink no longer
 /// than it takes to read.
 ///
-/// **A file that changes meanwhile.** A chunk ends at the end of the file as it is when next() is
-/// initiated, so the last one may be short. After the end, next() gives an empty region as often as
-/// it is asked, and what was appended once the file has grown. When the file was cut before the
-/// place that the stream has come to, that is its end too.
+/// **A file that changes meanwhile.** A chunk ends at the end of the file as it is when its view
+/// begins, so the last one may be short; while a shrink waits, the new end counts. After the end,
+/// next() gives an empty region as often as it is asked, and what was appended once the file has
+/// grown. When the file was cut before the place that the stream has come to, that is its end too.
 ///
 /// Destroying the stream stops the reading; a next() that waits for it completes with
 /// asio::error::operation_aborted, one whose own chunk is being read completes as ever. Regions

@@ -94,7 +94,11 @@ bool chunk_reader::view(chunk_operation& op) noexcept {
     }
     op.error = {};
     op.length = op.offset < end ? std::min(bytes_, end - op.offset) : 0;
-    if (op.length == 0) return true;
+    if (op.length == 0) {
+      // A closed file has no end that anybody could have come to.
+      if (!op.file->is_open()) op.error = errc::not_open;
+      return true;
+    }
     if (!op.file->start_view(op)) return false;
   } while (op.error == errc::out_of_range);  // it was cut in between
   return true;
@@ -170,6 +174,7 @@ void chunk_reader::hand_over(const chunk_operation& op) noexcept {
 }
 
 void chunk_reader::stop() noexcept {
+  if (home_ && home_->is_foreign()) return;  // who held a lock at the fork is not there to let go
   const std::shared_ptr<chunk_reader> keep = shared_from_this();
   chunk_operation* op = nullptr;
   {
