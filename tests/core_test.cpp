@@ -566,7 +566,7 @@ TEST_F(flush_lanes, WhoRidesOnTheOlderOfTwoSyncsWaitsForTheYoungerToo) {
 TEST(DirtyPages, ACutIsSearchedByPage) {
   dirty_pages dirty;
   ASSERT_TRUE(dirty.reserve(1024 * page()));
-  for (const std::uint64_t p : {3, 63, 64, 200, 700})
+  for (const std::uint64_t p : {3U, 63U, 64U, 200U, 700U})
     dirty.mark(p * page(), (p + 1) * page());
   std::vector<dirty_pages::taken> cut;
   dirty.take(0, 1024 * page(), cut);
