@@ -42,20 +42,8 @@ void dirty_pages::each_word(std::uint64_t begin, std::uint64_t end, Each each) c
   if (begin >= end) return;
   const std::uint64_t first = first_page(begin);
   const std::uint64_t last = last_page(end) - 1;
-  const auto first_word = static_cast<std::size_t>(first / 64);
-  auto last_word = static_cast<std::size_t>(last / 64);
-  if (first_word >= size_) return;
-  std::uint64_t tail = ~std::uint64_t{0} >> (63 - last % 64);
-  if (last_word >= size_) {
-    last_word = size_ - 1;
-    tail = ~std::uint64_t{0};
-  }
-  for (std::size_t i = first_word; i <= last_word; ++i) {
-    std::uint64_t mask = ~std::uint64_t{0};
-    if (i == first_word) mask <<= first % 64;
-    if (i == last_word) mask &= tail;
-    if (!each(words_[i], mask, i)) return;
-  }
+  for (std::size_t i = static_cast<std::size_t>(first / 64); i <= last / 64 && i < size_; ++i)
+    if (!each(words_[i], mask_of(i, first, last), i)) return;
 }
 
 void dirty_pages::mark_each(std::uint64_t begin, std::uint64_t end) noexcept {

@@ -95,6 +95,13 @@ class dirty_pages {
  private:
   bool all_of_many(std::uint64_t begin, std::uint64_t end) const noexcept;
   void mark_each(std::uint64_t begin, std::uint64_t end) noexcept;
+  /// The bits of a word that stand for pages from `first` to `last`.
+  static std::uint64_t mask_of(std::size_t word, std::uint64_t first, std::uint64_t last) noexcept {
+    std::uint64_t mask = ~std::uint64_t{0};
+    if (word == first / 64) mask <<= first % 64;
+    if (word == last / 64) mask &= ~std::uint64_t{0} >> (63 - last % 64);
+    return mask;
+  }
   template <class Each>
   void each_word(std::uint64_t begin, std::uint64_t end, Each each) const;
   /// The first of a cut at `word` or behind it.
@@ -118,9 +125,7 @@ bool dirty_pages::holds_any(const std::vector<taken>& cut, std::uint64_t begin, 
   const std::uint64_t last = last_page(end) - 1;
   for (auto it = find(cut, static_cast<std::size_t>(first / 64));
        it != cut.end() && it->word <= last / 64; ++it) {
-    std::uint64_t bits = it->bits;
-    if (it->word == first / 64) bits &= ~std::uint64_t{0} << first % 64;
-    if (it->word == last / 64) bits &= ~std::uint64_t{0} >> (63 - last % 64);
+    const std::uint64_t bits = it->bits & mask_of(it->word, first, last);
     if (bits != 0 && (bits & ~except(it->word)) != 0) return true;
   }
   return false;
