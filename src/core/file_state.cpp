@@ -873,8 +873,7 @@ bool file_state::start(operation& op) noexcept {
     return start_view(static_cast<view_operation&>(op));
   case verb::next_chunk: {
     auto& chunk = static_cast<chunk_operation&>(op);
-    if (chunk.reader) return chunk.reader->start(chunk);
-    break;  // the stream was moved from
+    return chunk.reader->start(chunk);
   }
   case verb::prefetch:
     return start_prefetch(op);
