@@ -374,9 +374,10 @@ class manual_performer final : public performer {
   void submit(operation& op) noexcept override { calls.push_back(&op); }
 
   std::size_t waiting() const { return calls.size(); }
-  void finish_next(std::error_code error = {}) {
-    operation* op = calls.front();
-    calls.erase(calls.begin());
+  void finish_next(std::error_code error = {}) { finish(0, error); }
+  void finish(std::size_t index, std::error_code error = {}) {
+    operation* op = calls.at(index);
+    calls.erase(calls.begin() + static_cast<std::ptrdiff_t>(index));
     op->error = error;
     op->done(op);
   }
@@ -485,8 +486,7 @@ TEST_F(flush_lanes, ARangeDoesNotQueueBehindTheWholeFile) {
   waiter range(engine_);
   EXPECT_FALSE(join(range, 5 * page(), 1));
   ASSERT_EQ(engine_.waiting(), 2U);
-  std::swap(engine_.calls[0], engine_.calls[1]);
-  engine_.finish_next();
+  engine_.finish(1);
   EXPECT_TRUE(range.completed);
   EXPECT_FALSE(whole.completed);
   engine_.finish_next();
@@ -502,8 +502,7 @@ TEST_F(flush_lanes, ARangeWhosePagesTheWholeSyncTookWaitsForItToo) {
   waiter range(engine_);
   EXPECT_FALSE(join(range, 0, 2 * page()));
   ASSERT_EQ(engine_.waiting(), 2U);
-  std::swap(engine_.calls[0], engine_.calls[1]);
-  engine_.finish_next();
+  engine_.finish(1);
   EXPECT_FALSE(range.completed);
   engine_.finish_next();
   EXPECT_TRUE(range.completed);
@@ -518,8 +517,7 @@ TEST_F(flush_lanes, ARewrittenPageDoesNotWaitForTheWholeSyncThatHadItBefore) {
   waiter range(engine_);
   EXPECT_FALSE(join(range, 0, 1));
   ASSERT_EQ(engine_.waiting(), 2U);
-  std::swap(engine_.calls[0], engine_.calls[1]);
-  engine_.finish_next();
+  engine_.finish(1);
   EXPECT_TRUE(range.completed);
   EXPECT_FALSE(whole.completed);
   engine_.finish_next();
@@ -538,8 +536,7 @@ TEST_F(flush_lanes, WhatTheWholeSyncTakesFromWhoGathersIsWaitedForInBoth) {
   ASSERT_EQ(engine_.waiting(), 2U);
   engine_.finish_next();  // the first: now the one that has gathered has a sync
   ASSERT_EQ(engine_.waiting(), 2U);
-  std::swap(engine_.calls[0], engine_.calls[1]);
-  engine_.finish_next();
+  engine_.finish(1);
   EXPECT_FALSE(gathered.completed);
   engine_.finish_next();
   EXPECT_TRUE(gathered.completed && whole.completed);
