@@ -18,6 +18,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <string>
 #include <system_error>
@@ -94,7 +95,10 @@ struct verb_memory {
 
   // These never go: a context may end with verbs under way that use them.
   inline static const std::string out = pattern(64, 9);
-  inline static std::array<char, 64> in{};
+  inline static std::deque<std::array<char, 64>> inputs{};
+
+  /// Memory of its own for each reading: two of them may be carried out at the same time.
+  static asio::mutable_buffer next_input() { return asio::buffer(inputs.emplace_back()); }
 
   fs::path path;
   mapped_file other;
@@ -105,7 +109,7 @@ struct verb_memory {
 template <class Make>
 void start_every_verb(mapped_file& file, verb_memory& memory, Make make) {
   file.update_region(0, asio::buffer(memory.out), make("update_region"));
-  file.read_into(64, asio::buffer(memory.in), make("read_into"));
+  file.read_into(64, memory.next_input(), make("read_into"));
   file.flush(make("flush"));
   file.flush(mapio::durability::started, make("flush started"));
   file.flush_range(0, 64, make("flush_range"));
@@ -124,7 +128,7 @@ template <class Make>
 void start_every_verb_but_open(mapped_file& file, verb_memory& memory, Make make) {
   file.update_region(0, asio::buffer(memory.out), make("update_region"));
   file.update_region(0, asio::const_buffer(), make("update_region of nothing"));
-  file.read_into(0, asio::buffer(memory.in), make("read_into"));
+  file.read_into(0, memory.next_input(), make("read_into"));
   file.flush(make("flush"));
   file.flush(mapio::durability::started, make("flush started"));
   file.flush_range(0, 0, make("flush_range"));
