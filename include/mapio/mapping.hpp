@@ -490,12 +490,12 @@ MAPIO_DECL std::size_t guarded_copy(void* destination, const void* source, std::
 /// Gives mapio the chance to handle a fault, for programs that install a SIGBUS handler of their
 /// own after mapio did.
 ///
-/// Does not return if the fault was inside a copy that mapio guards; false means that it is not
-/// mapio's.
+/// If the fault was inside a copy that mapio guards, it returns true, or does not return: the
+/// handler has nothing to do but to return then. False means that it is not mapio's.
 ///
 /// @param signal   The signal number, as the handler got it.
 /// @param info     The siginfo_t, as the handler got it.
-/// @param context  The ucontext_t, as the handler got it.
+/// @param context  The ucontext_t, as the handler got it; what it says of the thread is changed.
 /// @par Thread safety
 ///   Async-signal-safe.
 /// @par Example
