@@ -3,12 +3,12 @@
 
 #include "dirty_pages.hpp"
 #include "operation_list.hpp"
+#include "range_set.hpp"
 
 #include <mapio/detail/operation.hpp>
 
 #include <atomic>
 #include <cstdint>
-#include <map>
 #include <mutex>
 #include <system_error>
 #include <vector>
@@ -18,31 +18,6 @@ namespace detail {
 
 class extent;
 class shared_handle;
-
-/// A set of disjoint ranges of bytes.
-class range_set {
- public:
-  struct range {
-    std::uint64_t begin;
-    std::uint64_t end;
-  };
-
-  void add(std::uint64_t begin, std::uint64_t end);
-  /// Takes [begin, end) out and appends what was in it to `cut`.
-  void take(std::uint64_t begin, std::uint64_t end, std::vector<range>& cut);
-  bool overlaps(std::uint64_t begin, std::uint64_t end) const noexcept;
-  bool empty() const noexcept { return ranges_.empty(); }
-  std::size_t count() const noexcept { return ranges_.size(); }
-  template <class Each>
-  void each_overlapping(std::uint64_t begin, std::uint64_t end, Each each) const {
-    for (const auto& [from, to] : ranges_)
-      if (from < end && begin < to && !each(from > begin ? from : begin, to < end ? to : end))
-        return;
-  }
-
- private:
-  std::map<std::uint64_t, std::uint64_t> ranges_;
-};
 
 /// Merges the flushes of one file into as few syncs as possible, and knows what is not durable.
 ///
