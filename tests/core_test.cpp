@@ -11,6 +11,8 @@
 #include "core/extent.hpp"
 #include "core/file_state.hpp"
 #include "core/flush_scheduler.hpp"
+#include "core/page_locks.hpp"
+#include "core/range_set.hpp"
 #include "faults/seccomp_filter.hpp"
 
 #include <mapio/mapped_file.hpp>
@@ -363,6 +365,28 @@ TEST(Extent, SlotsOfAThreadAreNobodyElsesWhileItLives) {
   for (int i = 0; i < 10; ++i)
     views.push_back(m.view(0, 1));
   EXPECT_EQ(e.count_pins(0, false).regions, pins.size() + 10);
+}
+
+// --- locked pages
+// ---------------------------------------------------------------------------------------------------------
+
+TEST(PageLocks, OfACancelledCallAreTakenBackAndNoOthers) {
+  const support::temp_dir dir;
+  constexpr std::uint64_t size = 16 << 20;  // several pieces
+  const auto state = open_state(dir / "f", size);
+  const extent& e = *state->mapped();
+  page_locks locks;
+  const std::atomic<bool> cancelled{true};
+  const std::atomic<bool> wanted{false};
+  ASSERT_FALSE(locks.lock(e, page(), 3 * page(), wanted));
+  EXPECT_EQ(locks.lock(e, 0, size, cancelled), asio::error::operation_aborted);
+  support::expect_locked(2 * page());
+  EXPECT_TRUE(locks.any(2 * page(), size));
+  EXPECT_FALSE(locks.any(3 * page(), size));
+  EXPECT_FALSE(locks.lock(e, 8 * page(), 9 * page(), cancelled)) << "it was over already";
+  support::expect_locked(3 * page());
+  ASSERT_FALSE(locks.unlock(e, 0, size));
+  support::expect_locked(0);
 }
 
 // --- flush lanes, by hand
@@ -844,6 +868,35 @@ TEST_F(flush_lanes, WhatAWaitingShrinkMaySpareIsFlushedWithTheWholeFile) {
   EXPECT_TRUE(state_->withdraw(shrink, true));
   let_go(shrink);
   shrink.home->forget(shrink);
+}
+
+TEST_F(flush_lanes, WhatIsLockedBeforeAMoveIsOverGoesWithIt) {
+  options_.reserve = 8 * page();
+  state_ = open_state(dir_ / "small", 8 * page(), options_);
+  const auto change = [&](verb kind, std::uint64_t offset, std::uint64_t length) {
+    ASSERT_FALSE(state_->change_lock(kind, false, offset, length));
+  };
+  change(verb::lock_pages, 0, 2 * page());
+  waiter grow(engine_);
+  grow.kind = verb::resize;
+  grow.length = 64 * page();
+  grow.file = state_;
+  asio::io_context io;
+  grow.home = engine_of(io);
+  ASSERT_FALSE(state_->start(grow));
+  const auto perform = [&] { platform::perform(*engine_.calls.at(0)); };
+  perform();
+  engine_.finish_next();
+  perform();  // maps the larger one
+  change(verb::unlock_pages, 0, page());
+  change(verb::lock_pages, 4 * page(), 3 * page());
+  engine_.finish_next();
+  EXPECT_EQ(state_->stats().moves, 0U);
+  perform();
+  engine_.finish_next();
+  ASSERT_TRUE(grow.completed && !grow.error) << grow.error.message();
+  EXPECT_EQ(state_->stats().moves, 1U);
+  support::expect_locked(4 * page());
 }
 
 TEST_F(flush_lanes, ManyResizesInARowNeedNoStackForEach) {

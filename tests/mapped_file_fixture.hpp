@@ -117,11 +117,15 @@ void start_every_verb(mapped_file& file, verb_memory& memory, Make make) {
   file.resize(file.size() + page(), make("resize"));
   file.prefetch(make("prefetch"));
   file.prefetch(0, 64, make("prefetch range"));
+  file.lock_pages(make("lock_pages"));
+  file.lock_pages(0, 64, make("lock_pages range"));
+  file.unlock_pages(make("unlock_pages"));
+  file.unlock_pages(0, 64, make("unlock_pages range"));
   file.view(128, 64, make("view"));
   memory.other.open(memory.path, make("open for reading"));
   memory.other.open(memory.path, read_write(), make("open"));
 }
-inline constexpr int every_verb = 12;
+inline constexpr int every_verb = 16;
 
 /// Starts one of every verb that needs an open file, on a file that is not.
 template <class Make>
@@ -135,10 +139,14 @@ void start_every_verb_but_open(mapped_file& file, verb_memory& memory, Make make
   file.resize(page(), make("resize"));
   file.prefetch(make("prefetch"));
   file.prefetch(0, 0, make("prefetch range"));
+  file.lock_pages(make("lock_pages"));
+  file.lock_pages(0, 0, make("lock_pages range"));
+  file.unlock_pages(make("unlock_pages"));
+  file.unlock_pages(0, 0, make("unlock_pages range"));
   file.view(0, 0, make("view"));
   file.close(make("close"));
 }
-inline constexpr int every_verb_but_open = 11;
+inline constexpr int every_verb_but_open = 15;
 
 }  // namespace support
 

@@ -82,6 +82,7 @@ using mapped_file_update = mapped_file_test;
 using mapped_file_read = mapped_file_test;
 using mapped_file_view = mapped_file_test;
 using mapped_file_prefetch = mapped_file_test;
+using mapped_file_lock = mapped_file_test;
 using mapped_file_fault = mapped_file_test;
 
 // --- open and close
@@ -815,6 +816,55 @@ TEST_F(mapped_file_prefetch, of_a_large_file_brings_all_of_it_in) {
     co_await file.prefetch();
     EXPECT_TRUE(file.map().is_resident(0, file.size()));
   });
+}
+
+TEST_F(mapped_file_lock, keeps_pages_until_they_are_unlocked) {
+  mapped_file file = opened_with(pattern(16 * page()));
+  run([&]() -> work {
+    co_await file.lock_pages(1, page());
+    support::expect_locked(2 * page());
+    co_await file.lock_pages();
+    support::expect_locked(16 * page());
+    co_await file.unlock_pages(8 * page(), 8 * page());
+    support::expect_locked(8 * page());
+    co_await file.resize(4 * page());
+    support::expect_locked(4 * page());
+    co_await file.unlock_pages();
+    support::expect_locked(0);
+  });
+}
+
+TEST_F(mapped_file_lock, waits_for_no_page_on_the_loop) {
+  write_file(path_, pattern(256 * page()));
+  if (!support::evict(path_)) GTEST_SKIP() << "this file system does not let go of its pages";
+  mapped_file file = opened(read_only());
+  if (file.map().is_resident(100 * page(), page())) GTEST_SKIP() << "the pages stayed in memory";
+  outcome locked;
+  file.lock_pages(100 * page(), page(), locked.handler());
+  EXPECT_EQ(locked.calls, 0);
+  finish(locked);
+  EXPECT_TRUE(locked.ok());
+  EXPECT_TRUE(file.map().is_resident(100 * page(), page()));
+}
+
+TEST_F(mapped_file_lock, that_comes_while_the_mapping_waits_to_move_goes_with_it) {
+  open_options options = creating(8 * page());
+  options.reserve = 8 * page();
+  mapped_file file = opened(options);
+  run([&]() -> work { co_await file.lock_pages(0, page()); });
+  mapio::region in_the_way = file.map().view(0, 1);
+  outcome resized;
+  file.resize(64 * page(), resized.handler());
+  run([&]() -> work {
+    co_await file.lock_pages(2 * page(), 3 * page());
+    co_await file.unlock_pages(0, page());
+  });
+  EXPECT_EQ(resized.calls, 0);
+  in_the_way = {};
+  finish(resized);
+  EXPECT_TRUE(resized.ok());
+  EXPECT_EQ(file.stats().moves, 1U);
+  support::expect_locked(3 * page());
 }
 
 TEST_F(mapped_file_prefetch, of_a_writable_file_keeps_it_clean) {

@@ -147,6 +147,10 @@ TEST_F(mapped_file_token, default_one_can_be_awaited_for_every_verb) {
     co_await file.resize(2 * page());
     co_await file.prefetch();
     co_await file.prefetch(0, 1);
+    co_await file.lock_pages();
+    co_await file.lock_pages(0, 1);
+    co_await file.unlock_pages(0, 1);
+    co_await file.unlock_pages();
     const mapio::region r = co_await file.view(0, 1);
     EXPECT_EQ(r.text(), "x");
     co_await file.close();

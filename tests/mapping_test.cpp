@@ -111,6 +111,7 @@ using mapping_io = mapping_test;
 using mapping_flush = mapping_test;
 using mapping_poison = mapping_test;
 using mapping_prefetch = mapping_test;
+using mapping_lock = mapping_test;
 using mapping_adopt = mapping_test;
 using mapping_copy_on_write = mapping_test;
 using mapping_fault = mapping_test;
@@ -2007,6 +2008,134 @@ TEST_F(mapping_prefetch, of_a_truncated_file_is_a_page_fault) {
   EXPECT_FALSE(ec);
   m.prefetch(2 * page(), 1, ec);
   EXPECT_EQ(ec, errc::page_fault);
+}
+
+TEST_F(mapping_lock, keeps_whole_pages_until_they_are_unlocked) {
+  mapping m(file_of(pattern(16 * page())));
+  m.lock_pages(2 * page() + 1, page());  // two pages
+  support::expect_locked(2 * page());
+  m.lock_pages(3 * page(), 4 * page());
+  support::expect_locked(5 * page());
+  m.unlock_pages(4 * page(), 1);
+  support::expect_locked(4 * page());
+  m.lock_pages();
+  support::expect_locked(16 * page());
+  m.unlock_pages();
+  support::expect_locked(0);
+  m.lock_pages();
+  m.close();
+  support::expect_locked(0);
+}
+
+TEST_F(mapping_lock, brings_pages_in_and_keeps_them_clean) {
+  { const mapping m = mapping::create(file_of(pattern(64 * page())), 64 * page()); }
+  if (!support::evict(path_)) GTEST_SKIP() << "this file system does not let go of its pages";
+  mapping m(path_, read_write());
+  m.flush();
+  if (m.is_resident(0, m.size())) GTEST_SKIP() << "the pages stayed in memory";
+  m.lock_pages(3 * page(), 20 * page());
+  EXPECT_TRUE(m.is_resident(3 * page(), 20 * page()));
+  EXPECT_EQ(m.pending_bytes(), 0U);
+}
+
+TEST_F(mapping_lock, of_nothing_or_of_what_is_not_there_changes_nothing) {
+  mapping m(file_of(pattern(4 * page())));
+  m.lock_pages(0, 0);
+  m.unlock_pages(4 * page(), 0);
+  support::expect_locked(0);
+  m.lock_pages(0, page());
+  for (const auto& [offset, length] : std::vector<std::pair<std::uint64_t, std::uint64_t>>{
+           {4 * page(), 1}, {0, 4 * page() + 1}, {1, std::numeric_limits<std::uint64_t>::max()}}) {
+    std::error_code ec;
+    m.lock_pages(offset, length, ec);
+    EXPECT_EQ(ec, errc::out_of_range) << offset << ' ' << length;
+    m.unlock_pages(offset, length, ec);
+    EXPECT_EQ(ec, errc::out_of_range) << offset << ' ' << length;
+    EXPECT_EQ(code_of([&] { m.lock_pages(offset, length); }), errc::out_of_range);
+  }
+  support::expect_locked(page());
+  m.close();
+  EXPECT_EQ(code_of([&] { m.lock_pages(); }), errc::not_open);
+  EXPECT_EQ(code_of([&] { m.unlock_pages(0, 1); }), errc::not_open);
+  EXPECT_EQ(code_of([] { mapping().lock_pages(); }), errc::not_open);
+}
+
+TEST_F(mapping_lock, of_an_empty_file_is_of_nothing) {
+  mapping m = mapping::create(path_, 0);
+  m.lock_pages();
+  m.unlock_pages();
+  support::expect_locked(0);
+}
+
+TEST_F(mapping_lock, of_a_truncated_file_is_a_page_fault_and_takes_nothing) {
+  mapping m(file_of(pattern(8 * page())));
+  m.lock_pages(0, page());
+  support::truncate_file(path_, 4 * page());
+  std::error_code ec;
+  m.lock_pages(ec);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  EXPECT_EQ(ec, errc::page_fault);
+#endif
+  support::expect_locked(page());
+}
+
+TEST_F(mapping_lock, ends_where_a_shrink_cuts) {
+  mapping m = mapping::create(path_, 16 * page());
+  m.lock_pages(2 * page(), 10 * page());
+  m.resize(5 * page() + 1);
+  support::expect_locked(4 * page());
+  m.resize(16 * page());
+  m.update_region(10 * page(), asio::buffer("x", 1));
+  support::expect_locked(4 * page());
+  m.unlock_pages();
+  support::expect_locked(0);
+}
+
+TEST_F(mapping_lock, follows_a_mapping_that_moves) {
+  open_options options = creating(8 * page());
+  options.reserve = 8 * page();
+  mapping m(path_, options);
+  m.lock_pages(0, 6 * page());
+  m.unlock_pages(2 * page(), page());
+  m.resize(64 * page());
+  ASSERT_EQ(m.stats().moves, 1U);
+  support::expect_locked(5 * page());
+  m.unlock_pages(0, 2 * page());
+  m.resize(4096 * page());
+  ASSERT_EQ(m.stats().moves, 2U);
+  support::expect_locked(3 * page());
+  m.resize(16384 * page());  // nothing was locked since
+  ASSERT_EQ(m.stats().moves, 3U);
+  support::expect_locked(3 * page());
+}
+
+TEST_F(mapping_lock, beyond_the_limit_of_the_process_is_an_error_that_leaves_what_was) {
+  open_options options = creating(16 * page());
+  options.reserve = 16 * page();
+  mapping m(path_, options);
+  fs::permissions(dir_.path(), fs::perms(0755));
+  support::as_ordinary_user([&] {
+    const rlimit limit{6 * page(), 6 * page()};
+    ASSERT_EQ(::setrlimit(RLIMIT_MEMLOCK, &limit), 0);
+    m.lock_pages(0, 4 * page());
+    std::error_code ec;
+    m.lock_pages(2 * page(), 8 * page(), ec);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    EXPECT_EQ(ec, std::errc::not_enough_memory);
+#endif
+    support::expect_locked(4 * page());
+    // To move it takes the double.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    m.resize(64 * page(), ec);
+    EXPECT_EQ(ec, std::errc::not_enough_memory);
+    EXPECT_EQ(m.size(), 16 * page());
+    EXPECT_EQ(fs::file_size(path_), 16 * page());
+#endif
+    support::expect_locked(4 * page());
+    m.unlock_pages(1 * page(), 3 * page());
+    m.resize(64 * page());
+    support::expect_locked(page());
+  });
 }
 
 TEST_F(mapping_prefetch, residency_is_that_of_every_page) {

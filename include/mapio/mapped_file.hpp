@@ -390,6 +390,88 @@ class basic_mapped_file {
         detail::range_arguments{detail::verb::prefetch, offset, length});
   }
 
+  /// Keeps the whole file in memory, as it is when the verb is initiated, off the loop; see
+  /// lock_pages(offset, length).
+  ///
+  /// @par Completion signature
+  ///   void(std::error_code)
+  /// @par Errors
+  ///   errc::not_open, else as lock_pages(offset, length).
+  /// @par Cancellation
+  ///   As lock_pages(offset, length).
+  /// @par Example
+  ///   co_await file.lock_pages();
+  template <class Token = token_type>
+  auto lock_pages(Token&& token = Token()) {
+    return initiate<detail::error_result>(
+        std::forward<Token>(token), detail::range_arguments{detail::verb::lock_pages, 0, 0, true});
+  }
+
+  /// Brings the pages of [offset, offset + length) into memory, off the loop, and keeps them there,
+  /// until unlock_pages(), a shrink that cuts them, or the end of the mapping.
+  ///
+  /// Whole pages are locked, and once: several calls are undone by one unlock_pages(). All or
+  /// nothing: after an error what was locked before is, and nothing else. A lock follows a mapping
+  /// that moves; until the move is over, the pages count twice for the limit. What is added by
+  /// growth is not locked. Of lock_pages() and unlock_pages() for the same pages at the same time
+  /// either may win.
+  ///
+  /// @param offset  Bytes from the start of the file; any alignment.
+  /// @param length  Bytes; 0 completes at once with success.
+  /// @par Completion signature
+  ///   void(std::error_code)
+  /// @par Errors
+  ///   errc::out_of_range, errc::not_open; errc::page_fault: the file was truncated by somebody
+  ///   else; std::errc::not_enough_memory, std::errc::operation_not_permitted: more than the
+  ///   process may lock (RLIMIT_MEMLOCK). Else the OS code.
+  /// @par Cancellation
+  ///   terminal, partial, total; between pieces of a few MiB. Nothing is locked then.
+  /// @par Example
+  ///   co_await file.lock_pages(0, 4096);
+  template <class Token = token_type>
+  auto lock_pages(std::uint64_t offset, std::uint64_t length, Token&& token = Token()) {
+    return initiate<detail::error_result>(
+        std::forward<Token>(token),
+        detail::range_arguments{detail::verb::lock_pages, offset, length});
+  }
+
+  /// Ends the locks of the whole file, off the loop; see unlock_pages(offset, length).
+  ///
+  /// @par Completion signature
+  ///   void(std::error_code)
+  /// @par Errors
+  ///   errc::not_open, else the OS code.
+  /// @par Cancellation
+  ///   terminal, partial, total while it is queued.
+  /// @par Example
+  ///   co_await file.unlock_pages();
+  template <class Token = token_type>
+  auto unlock_pages(Token&& token = Token()) {
+    return initiate<detail::error_result>(
+        std::forward<Token>(token),
+        detail::range_arguments{detail::verb::unlock_pages, 0, 0, true});
+  }
+
+  /// Lets the OS take the pages of [offset, offset + length) out of memory again, off the loop;
+  /// those that are not locked may be among them.
+  ///
+  /// @param offset  Bytes from the start of the file; any alignment.
+  /// @param length  Bytes; 0 completes at once with success.
+  /// @par Completion signature
+  ///   void(std::error_code)
+  /// @par Errors
+  ///   errc::out_of_range, errc::not_open, else the OS code.
+  /// @par Cancellation
+  ///   terminal, partial, total while it is queued.
+  /// @par Example
+  ///   co_await file.unlock_pages(0, 4096);
+  template <class Token = token_type>
+  auto unlock_pages(std::uint64_t offset, std::uint64_t length, Token&& token = Token()) {
+    return initiate<detail::error_result>(
+        std::forward<Token>(token),
+        detail::range_arguments{detail::verb::unlock_pages, offset, length});
+  }
+
   /// Shows [offset, offset + length) without copying; every page is resident and mapped at
   /// completion.
   ///

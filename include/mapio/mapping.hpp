@@ -397,6 +397,75 @@ class mapping {
   /// Prefetches without throwing.
   MAPIO_DECL void prefetch(std::uint64_t offset, std::uint64_t length, std::error_code& error);
 
+  /// Keeps the whole file in memory as it is now; see lock_pages(offset, length).
+  ///
+  /// @par Errors
+  ///   errc::not_open, else as lock_pages(offset, length).
+  /// @par Example
+  ///   m.lock_pages();
+  void lock_pages() {
+    std::error_code error;
+    lock_pages(error);
+    if (error) detail::throw_error(error, "lock_pages");
+  }
+  /// Locks without throwing.
+  MAPIO_DECL void lock_pages(std::error_code& error);
+
+  /// Brings the pages of [offset, offset + length) into memory and keeps them there, until
+  /// unlock_pages(), a shrink that cuts them, or the end of the mapping.
+  ///
+  /// Whole pages are locked, and once: several calls are undone by one unlock_pages(). All or
+  /// nothing: after an error what was locked before is, and nothing else. A lock follows a mapping
+  /// that moves; until the move is over, the pages count twice for the limit. What is added by
+  /// growth is not locked.
+  ///
+  /// @param offset  Bytes from the start of the file; any alignment.
+  /// @param length  Bytes; 0 returns at once with success.
+  /// @par Errors
+  ///   errc::out_of_range, errc::not_open; errc::page_fault: the file was truncated by somebody
+  ///   else; std::errc::not_enough_memory, std::errc::operation_not_permitted: more than the
+  ///   process may lock (RLIMIT_MEMLOCK). Else the OS code.
+  /// @par Example
+  ///   m.lock_pages(0, 4096);
+  void lock_pages(std::uint64_t offset, std::uint64_t length) {
+    std::error_code error;
+    lock_pages(offset, length, error);
+    if (error) detail::throw_error(error, "lock_pages");
+  }
+  /// Locks without throwing.
+  MAPIO_DECL void lock_pages(std::uint64_t offset, std::uint64_t length, std::error_code& error);
+
+  /// Ends the locks of the whole file; see unlock_pages(offset, length).
+  ///
+  /// @par Errors
+  ///   errc::not_open, else the OS code.
+  /// @par Example
+  ///   m.unlock_pages();
+  void unlock_pages() {
+    std::error_code error;
+    unlock_pages(error);
+    if (error) detail::throw_error(error, "unlock_pages");
+  }
+  /// Unlocks without throwing.
+  MAPIO_DECL void unlock_pages(std::error_code& error);
+
+  /// Lets the OS take the pages of [offset, offset + length) out of memory again; those that are
+  /// not locked may be among them.
+  ///
+  /// @param offset  Bytes from the start of the file; any alignment.
+  /// @param length  Bytes; 0 returns at once with success.
+  /// @par Errors
+  ///   errc::out_of_range, errc::not_open, else the OS code.
+  /// @par Example
+  ///   m.unlock_pages(0, 4096);
+  void unlock_pages(std::uint64_t offset, std::uint64_t length) {
+    std::error_code error;
+    unlock_pages(offset, length, error);
+    if (error) detail::throw_error(error, "unlock_pages");
+  }
+  /// Unlocks without throwing.
+  MAPIO_DECL void unlock_pages(std::uint64_t offset, std::uint64_t length, std::error_code& error);
+
   /// Tells whether every page of [offset, offset + length) is in memory now; an empty range is.
   ///
   /// Linux keeps this from who has only read permission for a file of somebody else's. There the

@@ -37,6 +37,7 @@ enum resize_step : std::uint8_t {
   waiting_for_copies,
   cutting,
   growing,
+  unlocking_the_cut,
   undoing,
   mapping_larger,
   waiting_to_move
@@ -820,19 +821,31 @@ std::error_code file_state::prefetch(bool whole_file, std::uint64_t offset,
                                      std::uint64_t length) noexcept {
   if (!is_open()) return errc::not_open;
   blocking_operation op;
-  extent* e = nullptr;
-  failure why{};
-  do {
-    if (whole_file) length = reach();
-    why = no_failure;
-    op.range = pin_range(offset, length, pin_slot::operation, e, why);
-  } while (whole_file && why == errc::out_of_range);  // it was cut in between
-  if (why != no_failure || length == 0) return error_of(why);
+  op.flag = whole_file;
+  op.offset = offset;
+  op.length = length;
+  const extent* const e = pin_for(op);
+  if (e == nullptr || op.length == 0) return op.error;
   op.what = call::populate;
   op.at = page_floor(offset);
-  op.count = offset + length - op.at;
+  op.count = offset + op.length - op.at;
   op.address = e->base() + op.at;
   platform::perform(op);
+  let_go(op);
+  return op.error;
+}
+
+std::error_code file_state::change_lock(verb kind, bool whole_file, std::uint64_t offset,
+                                        std::uint64_t length) noexcept {
+  if (!is_open()) return errc::not_open;
+  blocking_operation op;
+  op.kind = kind;
+  op.file = shared_from_this();
+  op.flag = whole_file;
+  op.offset = offset;
+  op.length = length;
+  if (pin_for(op) == nullptr || op.length == 0 || !use_file(op)) return op.error;
+  carry_out_lock_change(&op);
   let_go(op);
   return op.error;
 }
@@ -877,6 +890,9 @@ bool file_state::start(operation& op) noexcept {
   }
   case verb::prefetch:
     return start_prefetch(op);
+  case verb::lock_pages:
+  case verb::unlock_pages:
+    return start_lock_change(op);
   case verb::flush:
     return start_flush(op, true);
   case verb::flush_range:
@@ -915,7 +931,11 @@ bool file_state::use_file(operation& op) noexcept {
 extent* file_state::pin_for(operation& op) noexcept {
   extent* e = nullptr;
   failure why{};
-  op.range = pin_range(op.offset, op.length, pin_slot::operation, e, why);
+  do {
+    if (op.flag) op.length = reach();
+    why = no_failure;
+    op.range = pin_range(op.offset, op.length, pin_slot::operation, e, why);
+  } while (op.flag && why == errc::out_of_range);  // it was cut in between
   if (why != no_failure) op.error = error_of(why);
   return e;
 }
@@ -1108,15 +1128,34 @@ void file_state::populate_next(operation& op) noexcept {
 }
 
 bool file_state::start_prefetch(operation& op) noexcept {
-  const extent* e = nullptr;
-  do {
-    if (op.flag) op.length = reach();
-    op.error = {};
-    e = pin_for(op);
-  } while (op.flag && op.error == errc::out_of_range);  // it was cut in between
-  if (e == nullptr || op.length == 0) return true;
+  if (pin_for(op) == nullptr || op.length == 0) return true;
   populate_next(op);
   return submit(op);
+}
+
+bool file_state::start_lock_change(operation& op) noexcept {
+  if (pin_for(op) == nullptr || op.length == 0 || !use_file(op)) return true;
+  op.what = call::work;
+  op.work = carry_out_lock_change;
+  op.done = [](operation* self) noexcept { finish(*self); };
+  return submit(op);
+}
+
+void file_state::carry_out_lock_change(operation* op) noexcept {
+  file_state& file = *op->file;
+  const extent& e = *op->range.owner();
+  const std::uint64_t begin = page_floor(op->offset);
+  const std::uint64_t end = page_ceil(op->offset + op->length);
+  if (op->kind == verb::unlock_pages) {
+    op->error = file.locks_.unlock(e, begin, end);
+    return;
+  }
+  op->error = file.locks_.lock(e, begin, end, op->cancel_requested);
+  // That there is nothing to lock is told like a lack of memory.
+  std::uint64_t real_size = 0;
+  if (op->error == std::errc::not_enough_memory && !platform::file_size(op->handle, real_size) &&
+      real_size < op->offset + op->length)
+    op->error = errc::page_fault;
 }
 
 bool file_state::start_view(view_operation& op) noexcept {
@@ -1375,6 +1414,26 @@ void file_state::undo_growth(operation& op, std::error_code cause) noexcept {
   op.runner->submit(op);
 }
 
+// The OS leaves a lock where there is no file any more: what grows there later would be locked.
+void file_state::unlock_the_cut(operation& op, std::uint64_t old_end) noexcept {
+  extent* const e = mapped();
+  const std::uint64_t new_end = page_ceil(op.length);
+  if (e == nullptr || !locks_.any(new_end, old_end)) return end_resize(op, {});
+  op.range = e->acquire(0, 0, pin_slot::operation);
+  if (!op.range) return end_resize(op, {});
+  op.is_final = true;
+  op.cancel_requested = false;
+  op.step = unlocking_the_cut;
+  op.what = call::work;
+  op.at = new_end;
+  op.count = old_end - new_end;
+  op.work = [](operation* self) noexcept {
+    static_cast<void>(
+        self->file->locks_.unlock(*self->range.owner(), self->at, self->at + self->count));
+  };
+  op.runner->submit(op);
+}
+
 void file_state::resize_call_done(operation& op) noexcept {
   const std::uint64_t size = size_.load(std::memory_order_relaxed);
   const std::error_code error = std::exchange(op.error, {});
@@ -1399,8 +1458,10 @@ void file_state::resize_call_done(operation& op) noexcept {
       }
       flushes_.size_changed();
     }
-    return end_resize(op, {});
+    return unlock_the_cut(op, page_ceil(size));
   }
+  case unlocking_the_cut:
+    return end_resize(op, {});
   case growing: {
     if (error && op.what == call::allocate && platform::is_not_supported(error)) {
       op.what = call::truncate;
@@ -1425,6 +1486,7 @@ void file_state::resize_call_done(operation& op) noexcept {
                                        : automatic_capacity(self->length);
         self->error =
             map_at_most(self->handle, file.options_.mode, self->length, capacity, file.larger_);
+        if (!self->error) self->error = file.locks_.repeat_in(*file.larger_);
       };
       return op.runner->submit(op);
     }
@@ -1458,7 +1520,8 @@ void file_state::move_to_larger(operation& op) noexcept {
     if (!closed) {
       platform::heavy_barrier();
       const extent::pin_count pins = old->count_pins(0, false);
-      if (pins.regions + pins.operations != 0 || is_being_copied(*old, 0, no_end)) {
+      if (pins.regions + pins.operations != 0 || is_being_copied(*old, 0, no_end) ||
+          !locks_.are_repeated()) {
         // Somebody came in between: let them, and try again.
         current_.store(old, std::memory_order_seq_cst);
         old = nullptr;
@@ -1487,7 +1550,11 @@ void file_state::move_to_larger(operation& op) noexcept {
   }
   op.step = waiting_to_move;
   op.what = call::work;
-  op.work = [](operation*) noexcept { wait_a_little(); };
+  op.work = [](operation* self) noexcept {
+    file_state& file = *self->file;
+    wait_a_little();
+    if (!file.locks_.are_repeated()) self->error = file.locks_.repeat_in(*file.larger_);
+  };
   op.runner->submit(op);
 }
 

@@ -4,6 +4,7 @@
 #include "extent.hpp"
 #include "flush_scheduler.hpp"
 #include "operation_list.hpp"
+#include "page_locks.hpp"
 #include "platform/platform.hpp"
 
 #include <mapio/detail/operation.hpp>
@@ -82,6 +83,9 @@ class file_state final : public std::enable_shared_from_this<file_state> {
                         durability level) noexcept;
   std::error_code resize(std::uint64_t new_size) noexcept;
   std::error_code prefetch(bool whole_file, std::uint64_t offset, std::uint64_t length) noexcept;
+  /// verb::lock_pages or verb::unlock_pages.
+  std::error_code change_lock(verb kind, bool whole_file, std::uint64_t offset,
+                              std::uint64_t length) noexcept;
   std::error_code is_resident(std::uint64_t offset, std::uint64_t length, bool& all) noexcept;
   /// Closes; the verdict is on what the policy owed.
   std::error_code close() noexcept;
@@ -136,6 +140,8 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   bool is_cut(operation& op, std::uint64_t batch) noexcept;
   bool start_read(operation& op) noexcept;
   bool start_prefetch(operation& op) noexcept;
+  bool start_lock_change(operation& op) noexcept;
+  static void carry_out_lock_change(operation* op) noexcept;
   bool start_flush(operation& op, bool whole_file) noexcept;
   bool start_resize(operation& op) noexcept;
   bool start_close(operation& op) noexcept;
@@ -176,6 +182,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   void resize_call_done(operation& op) noexcept;
   void grow(operation& op) noexcept;
   void move_to_larger(operation& op) noexcept;
+  void unlock_the_cut(operation& op, std::uint64_t old_end) noexcept;
   void undo_growth(operation& op, std::error_code cause) noexcept;
   void end_resize(operation& op, std::error_code error) noexcept;
   std::error_code shut(const operation* closing) noexcept;
@@ -205,6 +212,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   bool resizes_are_continued_ = false;
   std::error_code resize_error_;  // why the growth under way is being undone
   extent* larger_ = nullptr;      // mapped ahead by the growth under way
+  page_locks locks_;
   std::atomic<std::uint64_t> last_engine_{0};
   std::vector<std::weak_ptr<engine>> engines_;
   flush_scheduler flushes_;

@@ -108,12 +108,14 @@ void cancel(cancel_link& link, asio::cancellation_type_t type) noexcept {
     if (link.end_ == nullptr) return;
     operation* const op = link.key_;
     if (!op->home) return;
-    // Total cancellation promises that nothing happened: always true of what only brings pages in,
-    // and of the rest while they are queued. A read has changed the caller's buffers.
+    // Total cancellation promises that nothing happened: always true of what only brings pages in
+    // or takes back what it did, and of the rest while they are queued. A read has changed the
+    // caller's buffers.
     const bool may_interrupt =
         (type & (asio::cancellation_type::terminal | asio::cancellation_type::partial)) !=
             asio::cancellation_type::none ||
-        op->kind == verb::view || op->kind == verb::prefetch || op->kind == verb::next_chunk;
+        op->kind == verb::view || op->kind == verb::prefetch || op->kind == verb::next_chunk ||
+        op->kind == verb::lock_pages;
     from = op->home->cancel(*op, !may_interrupt);
     withdrawn = op;
   }

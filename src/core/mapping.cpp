@@ -166,6 +166,23 @@ void mapping::prefetch(std::uint64_t offset, std::uint64_t length, std::error_co
   error = state_ ? state_->prefetch(false, offset, length) : not_open;
 }
 
+void mapping::lock_pages(std::error_code& error) {
+  error = state_ ? state_->change_lock(detail::verb::lock_pages, true, 0, 0) : not_open;
+}
+
+void mapping::lock_pages(std::uint64_t offset, std::uint64_t length, std::error_code& error) {
+  error = state_ ? state_->change_lock(detail::verb::lock_pages, false, offset, length) : not_open;
+}
+
+void mapping::unlock_pages(std::error_code& error) {
+  error = state_ ? state_->change_lock(detail::verb::unlock_pages, true, 0, 0) : not_open;
+}
+
+void mapping::unlock_pages(std::uint64_t offset, std::uint64_t length, std::error_code& error) {
+  error =
+      state_ ? state_->change_lock(detail::verb::unlock_pages, false, offset, length) : not_open;
+}
+
 bool mapping::is_resident(std::uint64_t offset, std::uint64_t length,
                           std::error_code& error) const {
   bool all = false;

@@ -55,6 +55,10 @@ bool is_disk_full(const std::error_code& error) noexcept;
 /// Tells whether the file system cannot preallocate, so that growth is a plain truncate.
 bool is_not_supported(const std::error_code& error) noexcept;
 
+/// Keeps pages of a mapping in memory, bringing them in first; makes none of them dirty.
+std::error_code lock_pages(std::byte* address, std::uint64_t length) noexcept;
+std::error_code unlock_pages(std::byte* address, std::uint64_t length) noexcept;
+
 /// Returns zeroed memory that costs nothing until it is written; null when there is none.
 void* allocate_zeroed(std::size_t bytes) noexcept;
 void free_zeroed(void* memory, std::size_t bytes) noexcept;

@@ -313,6 +313,14 @@ bool is_not_supported(const std::error_code& error) noexcept {
          error == std::errc::function_not_supported;
 }
 
+std::error_code lock_pages(std::byte* address, std::uint64_t length) noexcept {
+  return ::mlock(address, length) == 0 ? std::error_code() : last_error();
+}
+
+std::error_code unlock_pages(std::byte* address, std::uint64_t length) noexcept {
+  return ::munlock(address, length) == 0 ? std::error_code() : last_error();
+}
+
 void* allocate_zeroed(std::size_t bytes) noexcept {
   void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

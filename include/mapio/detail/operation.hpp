@@ -53,6 +53,8 @@ enum class verb : std::uint8_t {
   flush_range,
   resize,
   prefetch,
+  lock_pages,
+  unlock_pages,
   view,
   next_chunk
 };
@@ -98,7 +100,7 @@ struct operation {
   call what = call::work;
   bool dropped = false;                // the engine shut down before carrying it out
   bool enrolled = false;               // the engine knows it as outstanding
-  bool flag = false;                   // flush: durability::started; prefetch: the whole file
+  bool flag = false;                   // flush: durability::started; else: the whole file
   std::atomic<std::uint8_t> place{0};  // the backend's own: queued, running
   std::uint8_t step = 0;               // core's own: how far a verb of several calls has come
   std::atomic<bool> cancel_requested{false};
