@@ -125,8 +125,10 @@ bool posix::hides_residency(int file, std::uint64_t size) noexcept {
 std::error_code file_size(native_handle_type file, std::uint64_t& size) noexcept {
   // The size alone: whoever asks for the times too makes the next write stamp the inode anew
   // (Linux 6.13: timestamps as fine as anybody looks), and the next sync journal it.
+  // And what the kernel knows: loops ask this, and the server of a FUSE file system may be slow.
   struct statx status {};
-  if (::statx(file, "", AT_EMPTY_PATH, STATX_SIZE, &status) != 0) return last_error();
+  if (::statx(file, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &status) != 0)
+    return last_error();
   size = status.stx_size;
   return {};
 }

@@ -40,6 +40,7 @@ std::error_code inspect(native_handle_type file, const open_options& options, op
 /// of a failed write-back. no_handle where that is not to be had.
 native_handle_type open_again(native_handle_type file) noexcept;
 void close(native_handle_type handle) noexcept;
+/// Looks at the size that the kernel has in memory; never waits.
 std::error_code file_size(native_handle_type file, std::uint64_t& size) noexcept;
 
 /// Maps `capacity` bytes of a file, more than it has where the OS can do that.
