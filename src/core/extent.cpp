@@ -37,6 +37,11 @@ void shared_resource::dispose_on(const std::shared_ptr<engine>& home) noexcept {
   home_ = home;
 }
 
+std::shared_ptr<engine> shared_resource::home() noexcept {
+  std::lock_guard lock(home_mutex_);
+  return home_.lock();
+}
+
 bool shared_resource::try_retain() noexcept {
   std::uint64_t users = users_.load(std::memory_order_relaxed);
   while (users != 0)
@@ -54,14 +59,9 @@ bool shared_resource::end_if_sole() noexcept {
 
 void shared_resource::release(bool here) noexcept {
   if (users_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-  std::shared_ptr<engine> home;
-  if (!here) {
-    std::lock_guard lock(home_mutex_);
-    home = home_.lock();
-  }
-  if (home) {
+  if (const std::shared_ptr<engine> disposer = here ? nullptr : home()) {
     if (auto* disposal = new (std::nothrow) background_disposal(*this)) {
-      if (home->run_in_background(*disposal)) return;
+      if (disposer->run_in_background(*disposal)) return;
       delete disposal;
     }
   }

@@ -37,6 +37,8 @@ class shared_resource {
   void release(bool here = false) noexcept;
   /// Takes effect for a release that is not yet under way.
   void dispose_on(const std::shared_ptr<engine>& home) noexcept;
+  /// The same, on the engine of another one, if it has any.
+  void dispose_like(shared_resource& other) noexcept { dispose_on(other.home()); }
   /// Ends the owner's interest in the object; not to be touched afterwards.
   void drop() noexcept;
   /// Ends the use of the caller if it is the only one: nobody can become a user any more, and
@@ -52,6 +54,7 @@ class shared_resource {
 
  private:
   struct background_disposal;
+  std::shared_ptr<engine> home() noexcept;
   void dispose() noexcept;
 
   std::atomic<std::uint64_t> users_{1};

@@ -1399,11 +1399,9 @@ void file_state::grow(operation& op) noexcept {
   op.runner->submit(op);
 }
 
+// The mapping that was to be larger stays until that is done: whoever cancels holds a lock of the
+// engine, which may be the one to unmap it.
 void file_state::undo_growth(operation& op, std::error_code cause) noexcept {
-  if (larger_ != nullptr) {
-    larger_->release();
-    std::exchange(larger_, nullptr)->drop();
-  }
   resize_error_ = cause;
   op.is_final = true;
   op.cancel_requested = false;
@@ -1437,13 +1435,11 @@ void file_state::unlock_the_cut(operation& op, std::uint64_t old_end) noexcept {
 void file_state::resize_call_done(operation& op) noexcept {
   const std::uint64_t size = size_.load(std::memory_order_relaxed);
   const std::error_code error = std::exchange(op.error, {});
-  if (op.dropped) {
-    if (larger_ != nullptr) {
-      larger_->release();
-      std::exchange(larger_, nullptr)->drop();
-    }
-    return end_resize(op, asio::error::operation_aborted);
+  if (larger_ != nullptr && (op.dropped || op.step == undoing)) {
+    larger_->release();
+    std::exchange(larger_, nullptr)->drop();
   }
+  if (op.dropped) return end_resize(op, asio::error::operation_aborted);
   switch (op.step) {
   case waiting_for_copies:
     return error ? end_resize(op, error) : resize_when_unpinned(op);
@@ -1476,7 +1472,7 @@ void file_state::resize_call_done(operation& op) noexcept {
       op.what = call::work;
       op.work = [](operation* self) noexcept {
         file_state& file = *self->file;
-        const extent* const current = file.mapped();
+        extent* const current = file.mapped();
         if (current == nullptr) {
           self->error = errc::not_open;
           return;
@@ -1486,7 +1482,10 @@ void file_state::resize_call_done(operation& op) noexcept {
                                        : automatic_capacity(self->length);
         self->error =
             map_at_most(self->handle, file.options_.mode, self->length, capacity, file.larger_);
-        if (!self->error) self->error = file.locks_.repeat_in(*file.larger_);
+        if (self->error) return;
+        // It may be given up before it takes its place, by a loop.
+        file.larger_->dispose_like(*current);
+        self->error = file.locks_.repeat_in(*file.larger_);
       };
       return op.runner->submit(op);
     }
@@ -1530,7 +1529,7 @@ void file_state::move_to_larger(operation& op) noexcept {
         larger_->unannounced.store(old->unannounced.load(std::memory_order_relaxed),
                                    std::memory_order_relaxed);
         larger_->notify_on_drop(weak_from_this());
-        if (op.home) larger_->dispose_on(op.home);
+        larger_->dispose_like(*old);
         try {
           retired_.push_back(old);
         } catch (const std::bad_alloc&) {

@@ -25,8 +25,18 @@ inline constexpr unsigned native_arch = AUDIT_ARCH_AARCH64;
 #error "add the AUDIT_ARCH_* of this machine"
 #endif
 
+/// Calls of a listed number that are allowed all the same: those where the lower half of an
+/// argument, masked, is `value`.
+struct harmless_call {
+  long number = 0;
+  unsigned argument = 0;
+  unsigned mask = ~0U;
+  unsigned value = 0;
+};
+
 /// A filter that answers `action` to the listed system calls and allows all others.
-inline std::vector<sock_filter> filter_for(const std::vector<long>& numbers, unsigned action) {
+inline std::vector<sock_filter> filter_for(const std::vector<long>& numbers, unsigned action,
+                                           const std::vector<harmless_call>& but = {}) {
   const auto statement = [](unsigned code, unsigned k) {
     return sock_filter{static_cast<unsigned short>(code), 0, 0, k};
   };
@@ -39,6 +49,16 @@ inline std::vector<sock_filter> filter_for(const std::vector<long>& numbers, uns
       statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
       statement(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
   };
+  for (const harmless_call& c : but) {
+    // Both architectures are little-endian.
+    const auto argument = static_cast<unsigned>(offsetof(seccomp_data, args)) + 8 * c.argument;
+    program.push_back(jump_if_equal(static_cast<unsigned>(c.number), 0, 5));
+    program.push_back(statement(BPF_LD | BPF_W | BPF_ABS, argument));
+    program.push_back(statement(BPF_ALU | BPF_AND | BPF_K, c.mask));
+    program.push_back(jump_if_equal(c.value, 0, 1));
+    program.push_back(statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
+    program.push_back(statement(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)));
+  }
   for (const long number : numbers) {
     program.push_back(jump_if_equal(static_cast<unsigned>(number), 0, 1));
     program.push_back(statement(BPF_RET | BPF_K, action));

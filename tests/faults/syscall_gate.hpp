@@ -33,6 +33,7 @@ class syscall_gate {
  public:
   struct call {
     int number = 0;
+    pid_t thread = 0;
     std::array<std::uint64_t, 6> arguments{};
 
     /// The first argument, for calls that take a file descriptor there.
@@ -55,9 +56,10 @@ class syscall_gate {
   static std::vector<long> syncs() { return {SYS_fsync, SYS_fdatasync, SYS_msync}; }
 
   /// Shows the `numbers` to `decide`, which is called on the supervisor's thread, one call at a
-  /// time.
-  syscall_gate(std::vector<long> numbers, judge decide)
-      : numbers_(std::move(numbers)), decide_(std::move(decide)) {}
+  /// time. It must not wait for what the caller may hold, a lock of malloc's say: `but` keeps those
+  /// calls away from it.
+  syscall_gate(std::vector<long> numbers, judge decide, std::vector<harmless_call> but = {})
+      : numbers_(std::move(numbers)), but_(std::move(but)), decide_(std::move(decide)) {}
   syscall_gate(const syscall_gate&) = delete;
   syscall_gate& operator=(const syscall_gate&) = delete;
   ~syscall_gate() { close(); }
@@ -76,7 +78,7 @@ class syscall_gate {
       try {
         // Started before the filter is there, so that it is not caught itself.
         supervisor = std::thread([this] { supervise(); });
-        const int listener = install_filter(filter_for(numbers_, SECCOMP_RET_USER_NOTIF),
+        const int listener = install_filter(filter_for(numbers_, SECCOMP_RET_USER_NOTIF, but_),
                                             SECCOMP_FILTER_FLAG_NEW_LISTENER);
         {
           const std::lock_guard lock(mutex_);
@@ -150,6 +152,7 @@ class syscall_gate {
     if (::ioctl(listener_, SECCOMP_IOCTL_NOTIF_RECV, note) != 0) return;
     call c;
     c.number = note->data.nr;
+    c.thread = static_cast<pid_t>(note->pid);
     for (std::size_t i = 0; i < c.arguments.size(); ++i)
       c.arguments[i] = note->data.args[i];
     const verdict what = decide_(c);
@@ -176,6 +179,7 @@ class syscall_gate {
   }
 
   std::vector<long> numbers_;
+  std::vector<harmless_call> but_;
   judge decide_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
