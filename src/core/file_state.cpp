@@ -1357,9 +1357,10 @@ void file_state::resize_when_unpinned(operation& op) noexcept {
       }
     }
   }
-  if (closed) return end_resize(op, errc::not_open);
-  if (pinned)
-    return larger_ != nullptr ? undo_growth(op, errc::pinned) : end_resize(op, errc::pinned);
+  if (closed || pinned) {
+    const errc why = closed ? errc::not_open : errc::pinned;
+    return larger_ != nullptr ? undo_growth(op, why) : end_resize(op, why);
+  }
   if (larger_ != nullptr) return move_to_larger(op);
   if (moves) return grow(op);
   op.step = cutting;
