@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/loop.h>
 #include <sched.h>
 #include <spawn.h>
@@ -23,8 +24,7 @@ extern char** environ;
 namespace bench {
 namespace {
 
-constexpr off_t disk_size = off_t{384} << 20;  // mkfs.xfs wants 300 MiB
-constexpr std::uint64_t sector = 512;          // of /proc/diskstats, whatever the device's
+constexpr std::uint64_t sector = 512;  // of /proc/diskstats, whatever the device's
 
 std::string reason(const std::string& what) {
   return what + ": " + std::system_category().message(errno);
@@ -76,7 +76,7 @@ struct loop_device {
 
 /// Attaches a file to a free loop device, which is detached when its last user is gone: a
 /// descriptor, or a mount.
-loop_device attach(const descriptor& image) {
+loop_device attach(const descriptor& image, std::uint64_t readahead) {
   const descriptor control("/dev/loop-control", O_RDWR);
   for (int attempt = 0; attempt < 100; ++attempt) {
     const int number = ::ioctl(control.get(), LOOP_CTL_GET_FREE);
@@ -85,8 +85,12 @@ loop_device attach(const descriptor& image) {
     auto device = std::make_unique<descriptor>("/dev/" + name, O_RDWR);
     loop_config config{};
     config.fd = static_cast<__u32>(image.get());
-    config.info.lo_flags = LO_FLAGS_AUTOCLEAR;
-    if (::ioctl(device->get(), LOOP_CONFIGURE, &config) == 0) return {name, std::move(device)};
+    config.info.lo_flags = LO_FLAGS_AUTOCLEAR | (readahead != 0 ? LO_FLAGS_DIRECT_IO : 0);
+    if (::ioctl(device->get(), LOOP_CONFIGURE, &config) == 0) {
+      if (readahead != 0 && ::ioctl(device->get(), BLKRASET, readahead / sector) != 0)
+        throw no_scratch_disk(reason("read-ahead of /dev/" + name));
+      return {name, std::move(device)};
+    }
     // Somebody was faster.
     if (errno != EBUSY) throw no_scratch_disk(reason("/dev/" + name));
   }
@@ -101,14 +105,16 @@ void leave_mount_namespace() {
     throw no_scratch_disk(reason("mount"));
 }
 
-scratch_disk::scratch_disk(const std::filesystem::path& parent, const std::string& type)
+scratch_disk::scratch_disk(const std::filesystem::path& parent, const std::string& type,
+                           const scratch_options& how)
     : type_(type), mount_point_(std::filesystem::absolute(parent) / type) {
   const std::filesystem::path image = mount_point_.string() + ".image";
   const descriptor file(image, O_RDWR | O_CREAT | O_EXCL);
-  if (::ftruncate(file.get(), disk_size) != 0) throw no_scratch_disk(reason(image.string()));
+  if (::ftruncate(file.get(), static_cast<off_t>(how.size)) != 0)
+    throw no_scratch_disk(reason(image.string()));
   run(mkfs(type, image));
   std::filesystem::create_directory(mount_point_);
-  const loop_device attached = attach(file);
+  const loop_device attached = attach(file, how.readahead);
   device_ = attached.name;
   const std::string device = "/dev/" + device_;
   if (::mount(device.c_str(), mount_point_.c_str(), type.c_str(), MS_NOATIME, nullptr) != 0)

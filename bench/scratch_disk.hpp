@@ -13,6 +13,13 @@ struct no_scratch_disk : std::runtime_error {
   using runtime_error::runtime_error;
 };
 
+struct scratch_options {
+  std::uint64_t size = std::uint64_t{384} << 20;  // mkfs.xfs wants 300 MiB
+  // Of the device; 0: whatever the kernel gives it. What is set is read past the page cache of the
+  // file below, or that would read ahead as well.
+  std::uint64_t readahead = 0;
+};
+
 /// A file system of one's own on a loop device, so that what is written to the device is known to
 /// the byte. For root on Linux.
 ///
@@ -22,7 +29,8 @@ struct no_scratch_disk : std::runtime_error {
 class scratch_disk {
  public:
   /// Makes a file system with mkfs.`type` in a file in `parent`, and mounts it at `parent`/`type`.
-  scratch_disk(const std::filesystem::path& parent, const std::string& type);
+  scratch_disk(const std::filesystem::path& parent, const std::string& type,
+               const scratch_options& how = {});
   scratch_disk(const scratch_disk&) = delete;
   scratch_disk& operator=(const scratch_disk&) = delete;
   ~scratch_disk();
