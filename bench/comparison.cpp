@@ -174,7 +174,10 @@ class table_reporter final : public benchmark::BenchmarkReporter {
   void ReportRuns(const std::vector<Run>& runs) override {
     for (const Run& run : runs) {
       failed_ = failed_ || run.error_occurred;
-      if (run.run_type != Run::RT_Aggregate || run.aggregate_name != "median") continue;
+      // What is run once is its own median, and Google Benchmark does not say so.
+      const bool is_median =
+          run.run_type == Run::RT_Aggregate ? run.aggregate_name == "median" : run.repetitions == 1;
+      if (!is_median) continue;
       medians::median& value = medians_.values_[run.run_name.function_name];
       const double nanoseconds = 1e9 / benchmark::GetTimeUnitMultiplier(run.time_unit);
       value.time = run.GetAdjustedRealTime() * nanoseconds;

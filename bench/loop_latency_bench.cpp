@@ -1,0 +1,509 @@
+// How late a loop is while it works with files: a ticker on the loop's thread, beside the awaited
+// verbs of mapio and beside the blocking ones.
+
+#include "comparison.hpp"
+#include "round_trips.hpp"
+
+#include <mapio/backend.hpp>
+#include <mapio/chunk_stream.hpp>
+#include <mapio/error.hpp>
+#include <mapio/mapped_file.hpp>
+#include <mapio/mapping.hpp>
+#include <mapio/options.hpp>
+#include <mapio/region.hpp>
+
+#include <asio/awaitable.hpp>
+#include <asio/buffer.hpp>
+#include <asio/post.hpp>
+#include <asio/redirect_error.hpp>
+#include <asio/steady_timer.hpp>
+#include <asio/this_coro.hpp>
+#include <asio/thread_pool.hpp>
+#include <asio/use_awaitable.hpp>
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <iostream>
+#include <memory>
+#include <optional>
+#include <random>
+#include <stop_token>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace {
+
+using asio::use_awaitable;
+using bench::last_error;
+using bench::on_pool;
+using bench::result_of;
+using mapio::backend_kind;
+using clock = std::chrono::steady_clock;
+
+constexpr std::uint64_t mebibyte = std::uint64_t{1} << 20;
+constexpr std::uint64_t gibibyte = std::uint64_t{1} << 30;
+constexpr std::size_t page = 4096;
+constexpr auto interval = std::chrono::milliseconds(1);
+constexpr auto length = std::chrono::seconds(5);
+
+// --- the ticker
+// -----------------------------------------------------------------------------------------------------------
+
+/// Collects how late each tick was. The deadlines are fixed from the start: a tick that the loop
+/// was too late for counts with the lateness that it would have had.
+class ticker {
+ public:
+  ticker() { lateness_.reserve(1 << 16); }
+
+  /// Ticks for as long as goes_on() says, and at least until all deadlines so far are accounted
+  /// for.
+  template <class GoesOn>
+  asio::awaitable<void> run(GoesOn goes_on) {
+    asio::steady_timer timer(co_await asio::this_coro::executor);
+    for (clock::time_point deadline = clock::now() + interval; goes_on();) {
+      timer.expires_at(deadline);
+      co_await timer.async_wait(use_awaitable);
+      for (const clock::time_point now = clock::now(); deadline <= now; deadline += interval)
+        lateness_.push_back(now - deadline);
+    }
+  }
+
+  /// Returns the lateness that a share of the ticks does not exceed, in nanoseconds.
+  double quantile(double share) {
+    std::sort(lateness_.begin(), lateness_.end());
+    const auto last = static_cast<double>(lateness_.size() - 1);
+    return static_cast<double>(lateness_[static_cast<std::size_t>(share * last + 0.5)].count());
+  }
+  std::size_t ticks() const noexcept { return lateness_.size(); }
+
+ private:
+  std::vector<std::chrono::nanoseconds> lateness_;
+};
+
+// --- what the loop does meanwhile
+// -----------------------------------------------------------------------------------------
+
+void check(const std::error_code& error, const char* what) {
+  if (error) throw std::system_error(error, what);
+}
+void check(bool ok, const char* what) {
+  if (!ok) check(last_error(), what);
+}
+
+/// Lets the others have their turn: a coroutine that blocks never gives it up otherwise.
+asio::awaitable<void> yield() {
+  co_await asio::post(co_await asio::this_coro::executor, use_awaitable);
+}
+
+/// What one phase works with. `until` is when it shall end.
+struct scene {
+  std::filesystem::path directory;
+  bench::loop& loop;
+  asio::thread_pool& helper;  // for what belongs to no verb that is measured
+  clock::time_point until;
+
+  bool goes_on() const { return clock::now() < until; }
+};
+
+/// One kind of work: begin() on nobody's time, then `coroutines` of step() again and again.
+class work {
+ public:
+  explicit work(scene& s) : scene_(s) {}
+  work(const work&) = delete;
+  work& operator=(const work&) = delete;
+  virtual ~work() = default;
+  virtual std::size_t coroutines() const { return 1; }
+  virtual asio::awaitable<void> step(std::size_t coroutine) = 0;
+
+ protected:
+  scene& scene_;
+};
+
+/// Waits for the end.
+class idle final : public work {
+ public:
+  using work::work;
+  asio::awaitable<void> step(std::size_t) override {
+    asio::steady_timer timer(co_await asio::this_coro::executor, scene_.until);
+    co_await timer.async_wait(use_awaitable);
+  }
+};
+
+/// Makes a file of `size` bytes that are written and on the disk, in pieces of `piece`.
+void make_file(const std::filesystem::path& path, std::uint64_t size, std::size_t piece) {
+  const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  check(file >= 0, "open");
+  const std::vector<std::byte> content(piece, std::byte{1});
+  for (std::uint64_t at = 0; at < size; at += piece)
+    check(::pwrite(file, content.data(), piece, static_cast<off_t>(at)) ==
+              static_cast<ssize_t>(piece),
+          "pwrite");
+  check(::fsync(file) == 0, "fsync");
+  ::close(file);
+}
+
+std::error_code drop_from_cache(const std::filesystem::path& path) {
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) return last_error();
+  const int error = ::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+  ::close(file);
+  return {error, std::system_category()};
+}
+
+/// A file of which the work is, awaited or not.
+template <bool Awaited>
+using handle = std::conditional_t<Awaited, mapio::mapped_file, mapio::mapping>;
+
+template <bool Awaited>
+handle<Awaited> open(bench::loop& loop, const std::filesystem::path& path,
+                     const mapio::open_options& how) {
+  if constexpr (Awaited)
+    return loop.open(path, how);
+  else
+    return mapio::mapping(path, how);
+}
+
+constexpr mapio::open_options writable{.mode = mapio::access::read_write};
+
+/// 64 coroutines, each with a page of its own.
+template <bool Awaited>
+class durable_updates final : public work {
+ public:
+  explicit durable_updates(scene& s) : work(s) {
+    const auto path = s.directory / "file";
+    make_file(path, count * page, page);
+    file_ = std::make_unique<handle<Awaited>>(open<Awaited>(s.loop, path, writable));
+  }
+  std::size_t coroutines() const override { return count; }
+  asio::awaitable<void> step(std::size_t i) override {
+    if constexpr (Awaited) {
+      co_await file_->update_region(i * page, asio::buffer(record_), use_awaitable);
+      co_await file_->flush_range(i * page, record_.size(), use_awaitable);
+    } else {
+      file_->update_region(i * page, asio::buffer(record_));
+      file_->flush_range(i * page, record_.size());
+      co_await yield();
+    }
+  }
+
+ private:
+  static constexpr std::size_t count = 64;
+  std::array<std::byte, 256> record_{};
+  std::unique_ptr<handle<Awaited>> file_;
+};
+
+/// Takes a file out of memory all the time, mapped or not and dirty or not, as a machine would that
+/// has less memory than the file is large.
+class memory_pressure {
+ public:
+  explicit memory_pressure(const mapio::mapping& map)
+      : all_(map.view(0, map.size())), file_(map.native_handle()),
+        thread_([this](const std::stop_token& stop) {
+          while (!stop.stop_requested()) {
+            reclaim();
+            std::this_thread::sleep_for(std::chrono::milliseconds(20));
+          }
+        }) {}
+
+ private:
+  void reclaim() const {
+    void* const address = const_cast<std::byte*>(all_.data());
+    // A shared mapping loses nothing by this but its page tables; what is mapped is not dropped.
+    ::madvise(address, all_.size(), MADV_DONTNEED);
+    ::sync_file_range(file_, 0, 0,
+                      SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+                          SYNC_FILE_RANGE_WAIT_AFTER);
+    ::posix_fadvise(file_, 0, 0, POSIX_FADV_DONTNEED);
+  }
+
+  mapio::region all_;
+  int file_;
+  std::jthread thread_;
+};
+
+/// Updates anywhere in a file that never is in memory for long.
+template <bool Awaited>
+class cold_updates final : public work {
+ public:
+  explicit cold_updates(scene& s) : work(s) {
+    const auto path = s.directory / "file";
+    make_file(path, size, mebibyte);
+    file_ = std::make_unique<handle<Awaited>>(open<Awaited>(s.loop, path, writable));
+    if constexpr (Awaited)
+      pressure_ = std::make_unique<memory_pressure>(file_->map());
+    else
+      pressure_ = std::make_unique<memory_pressure>(*file_);
+  }
+  std::size_t coroutines() const override { return 64; }
+  asio::awaitable<void> step(std::size_t) override {
+    const std::uint64_t at = random_() % (size / record_.size()) * record_.size();
+    if constexpr (Awaited) {
+      co_await file_->update_region(at, asio::buffer(record_), use_awaitable);
+    } else {
+      file_->update_region(at, asio::buffer(record_));
+      co_await yield();
+    }
+  }
+
+ private:
+  static constexpr std::uint64_t size = gibibyte;
+  std::array<std::byte, 64> record_{};
+  std::mt19937_64 random_{1};
+  std::unique_ptr<handle<Awaited>> file_;
+  std::unique_ptr<memory_pressure> pressure_;
+};
+
+/// Looks at every page of a file from start to end, and again.
+template <bool Awaited>
+class cold_scan final : public work {
+ public:
+  explicit cold_scan(scene& s) : work(s), path_(s.directory / "file") {
+    make_file(path_, size, mebibyte);
+  }
+  asio::awaitable<void> step(std::size_t) override {
+    co_await on_pool(scene_.helper, [this] { return drop_from_cache(path_); });
+    if constexpr (Awaited) {
+      mapio::mapped_file file(co_await asio::this_coro::executor);
+      co_await file.open(path_, {}, use_awaitable);
+      for (auto chunks = file.chunks(mebibyte);;) {
+        const mapio::region chunk = co_await chunks.next(use_awaitable);
+        if (chunk.empty()) break;
+        look_at(chunk);
+      }
+      co_await file.close(use_awaitable);
+    } else {
+      mapio::mapping file(path_);
+      for (std::uint64_t at = 0; at < size; at += mebibyte) {
+        look_at(file.view(at, mebibyte));
+        co_await yield();
+      }
+      file.close();
+    }
+  }
+
+ private:
+  static constexpr std::uint64_t size = gibibyte;
+  static void look_at(const mapio::region& bytes) {
+    for (std::size_t at = 0; at < bytes.size(); at += page)
+      benchmark::DoNotOptimize(*const_cast<const volatile std::byte*>(bytes.data() + at));
+  }
+  std::filesystem::path path_;
+};
+
+/// One coroutine lets a file grow, the others read in it.
+template <bool Awaited>
+class growth final : public work {
+ public:
+  explicit growth(scene& s)
+      : work(s), file_(open<Awaited>(s.loop, s.directory / "file",
+                                     {.mode = mapio::access::read_write,
+                                      .create = mapio::disposition::create_or_truncate,
+                                      .size = mebibyte,
+                                      .reserve = most})) {}
+  std::size_t coroutines() const override { return 1 + readers; }
+  asio::awaitable<void> step(std::size_t i) override {
+    // A reader may come upon a file that has just been cut, to grow once more.
+    if (i == 0)
+      co_await grow();
+    else
+      co_await read();
+  }
+
+ private:
+  static constexpr std::uint64_t most = 4 * gibibyte;
+  static constexpr std::size_t readers = 4;
+
+  asio::awaitable<void> grow() {
+    const std::uint64_t size = file_.size() < most ? file_.size() + mebibyte : mebibyte;
+    if constexpr (Awaited) {
+      co_await file_.resize(size, use_awaitable);
+    } else {
+      file_.resize(size);
+      co_await yield();
+    }
+  }
+  asio::awaitable<void> read() {
+    const std::uint64_t at = random_() % (file_.size() / page) * page;
+    std::array<std::byte, 64> bytes{};
+    std::error_code error;
+    if constexpr (Awaited) {
+      const mapio::region seen =
+          co_await file_.view(at, page, asio::redirect_error(use_awaitable, error));
+      if (!error) benchmark::DoNotOptimize(*seen.begin());
+      if (!error)
+        co_await file_.read_into(at, asio::buffer(bytes),
+                                 asio::redirect_error(use_awaitable, error));
+    } else {
+      const mapio::region seen = file_.view(at, page, error);
+      if (!error) benchmark::DoNotOptimize(*const_cast<const volatile std::byte*>(seen.data()));
+      if (!error) file_.read_into(at, asio::buffer(bytes), error);
+      // It would keep the file from being cut.
+    }
+    if (error && error != mapio::errc::out_of_range) check(error, "read");
+    if constexpr (!Awaited) co_await yield();
+  }
+
+  std::mt19937_64 random_{1};
+  handle<Awaited> file_;
+};
+
+/// Closes a file with a gigabyte of dirty pages; every second time its last name is gone before.
+template <bool Awaited>
+class closing final : public work {
+ public:
+  explicit closing(scene& s) : work(s), path_(s.directory / "file") {}
+  asio::awaitable<void> step(std::size_t) override {
+    mapio::mapping map;
+    const bool unlinked = std::exchange(unlinked_, !unlinked_);
+    co_await on_pool(scene_.helper, [&] { return prepare(map, unlinked); });
+    if constexpr (Awaited) {
+      mapio::mapped_file file(co_await asio::this_coro::executor, std::move(map));
+      co_await file.close(use_awaitable);
+    } else {
+      map.close();
+      co_await yield();
+    }
+    if (!unlinked)
+      co_await on_pool(scene_.helper, [this] { return result_of(::unlink(path_.c_str())); });
+  }
+
+ private:
+  static constexpr std::uint64_t size = gibibyte;
+
+  std::error_code prepare(mapio::mapping& map, bool unlinked) const {
+    map = mapio::mapping::create(path_, size);
+    const std::vector<std::byte> content(mebibyte, std::byte{1});
+    const mapio::mutable_region all = map.mutable_view(0, size);
+    for (std::uint64_t at = 0; at < size; at += mebibyte)
+      std::copy(content.begin(), content.end(), all.begin() + static_cast<std::ptrdiff_t>(at));
+    return unlinked ? result_of(::unlink(path_.c_str())) : std::error_code();
+  }
+  std::filesystem::path path_;
+  bool unlinked_ = false;
+};
+
+// --- measuring
+// ------------------------------------------------------------------------------------------------------------
+
+void measure(benchmark::State& state, const std::filesystem::path& parent, backend_kind kind,
+             const std::function<std::unique_ptr<work>(scene&)>& make) {
+  const bench::work_directory directory(parent);
+  ticker ticks;
+  for (auto _ : state) {
+    bench::loop loop(kind);
+    asio::thread_pool helper(1);
+    scene s{directory.path(), loop, helper, {}};
+    const std::unique_ptr<work> w = make(s);
+    // What the files before left to be written is not to disturb this.
+    ::sync();
+    const std::size_t coroutines = w->coroutines();
+    std::size_t running = coroutines;
+    const auto part = [&](std::size_t i) -> asio::awaitable<void> {
+      if (i == coroutines) {
+        co_await ticks.run([&] { return running != 0; });
+        co_return;
+      }
+      while (s.goes_on())
+        co_await w->step(i);
+      --running;
+    };
+    const auto start = clock::now();
+    s.until = start + length;
+    loop.run(static_cast<std::int64_t>(coroutines + 1), coroutines + 1, part);
+    state.SetIterationTime(std::chrono::duration<double>(clock::now() - start).count());
+  }
+  state.counters["ticks"] = static_cast<double>(ticks.ticks());
+  state.counters["p50"] = ticks.quantile(0.5);
+  state.counters["p99"] = ticks.quantile(0.99);
+  state.counters["p99.9"] = ticks.quantile(0.999);
+  state.counters["max"] = ticks.quantile(1);
+}
+
+struct kind_of_work {
+  const char* name;
+  std::unique_ptr<work> (*awaited)(scene&);
+  std::unique_ptr<work> (*blocking)(scene&);
+};
+
+template <template <bool> class Work>
+constexpr kind_of_work of(const char* name) {
+  return {name, [](scene& s) -> std::unique_ptr<work> { return std::make_unique<Work<true>>(s); },
+          [](scene& s) -> std::unique_ptr<work> { return std::make_unique<Work<false>>(s); }};
+}
+
+constexpr const char* nothing = "idle";
+constexpr const char* blocking = "blocking";
+constexpr std::array engines = {
+    std::pair{"awaited on io_uring", backend_kind::io_uring},
+    std::pair{"awaited on mapio's thread_pool", backend_kind::thread_pool}};
+constexpr std::array kinds = {of<durable_updates>("durable updates"),
+                              of<cold_updates>("random cold updates"), of<cold_scan>("cold scan"),
+                              of<growth>("growth to 4 GiB"), of<closing>("close of a dirty GiB")};
+
+std::string title(const char* what, const char* how) {
+  return std::string(what) + ", " + how;
+}
+
+void compare(const bench::medians& m, bench::table& t) {
+  using milliseconds = std::chrono::duration<double, std::milli>;
+  const bench::table::nanoseconds most_p999 =
+      std::max(bench::table::nanoseconds(milliseconds(2)),
+               bench::table::nanoseconds(1.5 * m.counter(nothing, "p99.9")) + milliseconds(1));
+  const bench::table::nanoseconds most =
+      bench::table::nanoseconds(m.counter(nothing, "max")) + milliseconds(10);
+  t.absolute("idle, p99.9", m.counter(nothing, "p99.9"), m.counter(nothing, "p99.9"));
+  t.absolute("idle, worst", m.counter(nothing, "max"), m.counter(nothing, "max"));
+  for (const kind_of_work& kind : kinds)
+    for (const auto& [how, engine] : engines) {
+      const std::string awaited = title(kind.name, how);
+      const auto line = [&](const char* counter, const char* name,
+                            std::optional<bench::table::nanoseconds> limit) {
+        t.absolute(awaited + ", " + name, m.counter(awaited, counter),
+                   m.counter(title(kind.name, blocking), counter), limit);
+      };
+      line("p50", "p50", {});
+      line("p99", "p99", {});
+      line("p99.9", "p99.9", most_p999);
+      line("max", "worst", most);
+    }
+}
+
+void add(const std::string& name, const std::filesystem::path& directory, backend_kind kind,
+         std::unique_ptr<work> (*make)(scene&)) {
+  benchmark::RegisterBenchmark(
+      name.c_str(), [=](benchmark::State& state) { measure(state, directory, kind, make); })
+      ->UseManualTime()
+      ->Iterations(1)
+      ->Unit(benchmark::kMillisecond);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const bench::options given = bench::initialize(argc, argv, {.repetitions = 1});
+  add(nothing, given.directory, backend_kind::automatic,
+      [](scene& s) -> std::unique_ptr<work> { return std::make_unique<idle>(s); });
+  for (const kind_of_work& kind : kinds) {
+    for (const auto& [how, engine] : engines)
+      add(title(kind.name, how), given.directory, engine, kind.awaited);
+    add(title(kind.name, blocking), given.directory, backend_kind::automatic, kind.blocking);
+  }
+  std::cerr << "How late a tick every millisecond is, in ns; baseline: the blocking verbs of "
+               "mapping, on the loop's thread.\n";
+  return bench::run(given, compare);
+}
