@@ -93,17 +93,17 @@ asio::awaitable<void> pause() {
 TEST_F(never_waits, is_seen_when_it_does) {
   support::write_file(path_, support::pattern(page()));
   const bool is_seen = calls_.run([&] {
-    std::optional<support::unique_fd> fd(support::open_fd(path_, O_RDWR));
+    support::unique_fd fd = support::open_fd(path_, O_RDWR);
     EXPECT_EQ(calls_.found(), "openat");
-    ::fdatasync(fd->get());
+    ::fdatasync(fd.get());
     EXPECT_EQ(calls_.found(), "fdatasync");
-    void* const at = ::mmap(nullptr, page(), PROT_READ, MAP_SHARED, fd->get(), 0);
+    void* const at = ::mmap(nullptr, page(), PROT_READ, MAP_SHARED, fd.get(), 0);
     ::msync(at, page(), MS_SYNC);
     ::munmap(at, page());
     EXPECT_EQ(calls_.found(), "mmap msync munmap");
     char byte = 0;
-    EXPECT_EQ(::pread(fd->get(), &byte, 1, 0), 1);
-    EXPECT_EQ(::write(fd->get(), &byte, 1), 1);
+    EXPECT_EQ(::pread(fd.get(), &byte, 1, 0), 1);
+    EXPECT_EQ(::write(fd.get(), &byte, 1), 1);
     EXPECT_EQ(calls_.found(), "pread64 write");
     fd.reset();
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
