@@ -376,6 +376,8 @@ void ring::prepare(io_uring_sqe& sqe, operation& op) {
   case call::announce:
     break;
   }
+  // Else the kernel first tries it on this thread.
+  if (op.may_wait) sqe.flags |= IOSQE_ASYNC;
   io_uring_sqe_set_data(&sqe, &op);
 }
 

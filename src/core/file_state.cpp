@@ -924,6 +924,8 @@ bool file_state::use_file(operation& op) noexcept {
   }
   op.use = file_;
   op.handle = file_->get();
+  // FUSE asks its server for attributes before it reads, whatever it is told.
+  op.may_wait = medium_ == medium::unknown || medium_ == medium::network;
   return true;
 }
 
