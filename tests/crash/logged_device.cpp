@@ -1,19 +1,14 @@
 #include "logged_device.hpp"
 
 #include <cerrno>
-#include <csignal>
 #include <cstring>
 #include <stdexcept>
-#include <string>
 #include <system_error>
 #include <utility>
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 namespace crash {
@@ -62,60 +57,10 @@ std::size_t recording::after_mark(std::uint64_t number) const {
 
 logged_device::logged_device(const memory_file& image)
     : base_(memory_file::copy_of(image.fd())), content_(memory_file::copy_of(image.fd())), log_(0),
-      folder_(new_folder("device")) {
-  int ready[2];
-  if (::pipe2(ready, O_CLOEXEC) != 0) fail("pipe2");
-  const support::unique_fd ready_end(ready[0]);
-  support::unique_fd ready_begin(ready[1]);
-
-  // Everything that allocates comes before the fork.
-  const int inherited[] = {content_.fd(), log_.fd(), ready_begin.get(), outer_namespace()};
-  const std::string disk = std::to_string(inherited[0]);
-  const std::string log = std::to_string(inherited[1]);
-  const std::string pipe = std::to_string(inherited[2]);
-  const std::string outside = std::to_string(inherited[3]);
-  const pid_t parent = ::getpid();
-  server_ = ::fork();
-  if (server_ < 0) fail("fork");
-  if (server_ == 0) {
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (::getppid() != parent) ::_exit(127);
-    for (const int fd : inherited)
-      ::fcntl(fd, F_SETFD, 0);
-    ::execl(CRASH_DEVICE_PATH, "crash_device", folder_.c_str(), disk.c_str(), log.c_str(),
-            pipe.c_str(), outside.c_str(), static_cast<char*>(nullptr));
-    ::_exit(127);
-  }
-  ready_begin.reset();
-  try {
-    char byte;
-    if (::read(ready_end.get(), &byte, 1) != 1)
-      throw std::runtime_error("crash_device does not start");
-    control_ = support::open_fd(folder_ / control_name, O_WRONLY);
-    disk_ = support::open_fd(folder_ / disk_name, O_RDWR);
-  } catch (...) {
-    stop();
-    throw;
-  }
-}
-
-logged_device::~logged_device() {
-  stop();
-}
-
-void logged_device::stop() noexcept {
-  control_.reset();
-  disk_.reset();
-  // Unmounted, it ends by itself. If something still holds on to it, it is ended, and what waits
-  // for it gets errors.
-  if (::umount2(folder_.c_str(), 0) != 0) {
-    ::kill(server_, SIGKILL);
-    ::umount2(folder_.c_str(), MNT_DETACH);
-  }
-  int status = 0;
-  while (::waitpid(server_, &status, 0) < 0 && errno == EINTR) {
-  }
-}
+      folder_(new_folder("device")),
+      server_(CRASH_DEVICE_PATH, folder_, {content_.fd(), log_.fd()}, outer_namespace()),
+      control_(support::open_fd(folder_ / control_name, O_WRONLY)),
+      disk_(support::open_fd(folder_ / disk_name, O_RDWR)) {}
 
 void logged_device::send(command_kind kind, std::int64_t value) const {
   const command c{kind, 0, value};

@@ -7,13 +7,13 @@
 #include "device_protocol.hpp"
 #include "file_systems.hpp"
 
+#include "../faults/fuse_server.hpp"
+
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <span>
 #include <vector>
-
-#include <sys/types.h>
 
 namespace crash {
 
@@ -54,7 +54,7 @@ class logged_device {
   logged_device(const logged_device&) = delete;
   logged_device& operator=(const logged_device&) = delete;
   /// The file system on it must be unmounted.
-  ~logged_device();
+  ~logged_device() = default;
 
   /// The disk, as what a loop device takes.
   int file() const noexcept { return disk_.get(); }
@@ -77,13 +77,12 @@ class logged_device {
 
  private:
   void send(command_kind kind, std::int64_t value) const;
-  void stop() noexcept;
 
   memory_file base_;
   memory_file content_;
   memory_file log_;
   fs::path folder_;
-  pid_t server_ = -1;
+  faults::fuse_server server_;
   support::unique_fd control_;
   support::unique_fd disk_;
 };

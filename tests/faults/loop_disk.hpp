@@ -5,20 +5,18 @@
 // starts can see it. What lies behind the place where the file is cut cannot be read. It vanishes
 // with them, even after a crash.
 
+#include "private_mount.hpp"
+
 #include <cstdint>
 #include <cstdlib>
-#include <exception>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <string>
-#include <thread>
 
 #include <fcntl.h>
 #include <linux/fs.h>
-#include <sched.h>
 #include <sys/ioctl.h>
-#include <sys/mount.h>
 #include <unistd.h>
 
 namespace faults {
@@ -27,11 +25,7 @@ namespace faults {
 /// `body`; false where that is not allowed, or where there is no loop device.
 inline bool on_loop_disk(const std::filesystem::path& image, const std::filesystem::path& where,
                          std::size_t bytes, const std::function<void()>& body) {
-  bool mounted = false;
-  std::exception_ptr failure;
-  std::thread([&] {
-    if (::unshare(CLONE_NEWNS) != 0) return;
-    if (::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return;
+  return with_private_mounts([&] {
     std::ofstream(image).close();
     std::filesystem::resize_file(image, bytes);
     // Direct: a loop device that goes through the page cache takes what it cannot read for zeros.
@@ -40,17 +34,10 @@ inline bool on_loop_disk(const std::filesystem::path& image, const std::filesyst
                              image.string() + "' && d=$(losetup -f --show --direct-io=on '" +
                              image.string() + "') && { mount \"$d\" '" + where.string() +
                              "'; s=$?; losetup -d \"$d\"; exit $s; }";
-    if (std::system(make.c_str()) != 0) return;
-    mounted = true;
-    try {
-      body();
-    } catch (...) {
-      failure = std::current_exception();
-    }
-    ::umount2(where.c_str(), MNT_DETACH);
-  }).join();
-  if (failure) std::rethrow_exception(failure);
-  return mounted;
+    if (std::system(make.c_str()) != 0) return false;
+    body();
+    return true;
+  });
 }
 
 /// Cuts `image` where byte `position` of `file` is, which must be on the disk already, and drops
