@@ -6,11 +6,18 @@
 #include "mapped_file_fixture.hpp"
 #include "support.hpp"
 
+#include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
+#include <asio/bind_cancellation_slot.hpp>
+#include <asio/bind_executor.hpp>
 #include <asio/buffer.hpp>
+#include <asio/cancellation_signal.hpp>
 #include <asio/co_spawn.hpp>
+#include <asio/error.hpp>
 #include <asio/io_context.hpp>
+#include <asio/post.hpp>
 #include <asio/steady_timer.hpp>
+#include <asio/strand.hpp>
 #include <asio/use_awaitable.hpp>
 
 #include <gtest/gtest.h>
@@ -23,6 +30,9 @@
 #include <cstdint>
 #include <deque>
 #include <exception>
+#include <filesystem>
+#include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <system_error>
@@ -30,8 +40,12 @@
 #include <utility>
 #include <vector>
 
+#include <fcntl.h>
+#include <sys/mman.h>
+
 namespace {
 
+namespace fs = std::filesystem;
 using namespace std::chrono_literals;
 using mapio::errc;
 using mapio::mapped_file;
@@ -209,6 +223,245 @@ TEST_F(mapped_file_stress, readers_find_what_was_written_while_the_file_grows_an
   EXPECT_GT(checked_, static_cast<std::uint64_t>(calls));
   EXPECT_EQ(file.stats().moves, 0U);
   EXPECT_TRUE(support::same(support::read_all(map_), support::read_file(path_)));
+}
+
+// --- cancellations at any moment
+// ----------------------------------------------------------------------------------------
+
+/// Starts verbs and cancels them at random. All of it happens on one executor that runs one handler
+/// at a time, a turn of it between two steps, while the verbs go their way.
+class random_cancellations {
+ public:
+  random_cancellations(const asio::any_io_executor& executor, const support::temp_dir& dir,
+                       int count, std::uint64_t seed)
+      : executor_(executor), random_(seed), left_(count), hot_map_(made(dir / "hot", own_bytes)),
+        cold_map_(made(dir / "cold", only_read + own_bytes)), hot_(executor, hot_map_),
+        cold_(executor, cold_map_), second_path_(dir / "second"), second_(executor) {
+    support::write_file(second_path_, std::string(own_bytes, written));
+    begin_round();
+  }
+
+  void start() {
+    asio::post(executor_, [this] { step(); });
+  }
+  int completions() const { return completions_; }
+  int aborted() const { return aborted_; }
+
+  /// Looks a last time at what nobody may have touched.
+  void check_end() {
+    EXPECT_EQ(left_, 0);
+    EXPECT_EQ(outstanding_, 0);
+    while (!resting_.empty())
+      check_rested();
+  }
+
+ private:
+  static constexpr char written = 'w';
+  static constexpr char poison = '!';  // in memory that belongs to no verb any more
+  static constexpr int in_a_round = 256;
+  static constexpr std::size_t rest = 1024;
+  // Each verb of a round has bytes of its own in both files: what overlapping ones do is the
+  // caller's race. In the cold one they lie behind what is only read.
+  static constexpr std::uint64_t most_bytes = 600;
+  static constexpr std::uint64_t own_bytes = in_a_round * most_bytes;
+  static constexpr std::uint64_t only_read = std::uint64_t{2} << 20;
+  struct attempt {
+    asio::cancellation_signal signal;
+    std::string bytes = std::string(most_bytes, written);
+    mapio::region region;
+    int calls = 0;
+  };
+
+  static mapio::mapping made(const fs::path& path, std::uint64_t size) {
+    support::write_file(path, std::string(size, written));
+    return mapio::mapping(path, support::read_write());
+  }
+
+  std::uint64_t any(std::uint64_t end) { return below(random_, end); }
+
+  void begin_round() {
+    in_round_ = std::min(left_, in_a_round);
+    attempts_.clear();
+    chunks_.emplace(cold_.chunks(32 << 10, 2));
+    if (any(4) != 0) return;
+    // Cold again, as far as it is clean.
+    const mapio::region all = cold_map_.view(0, cold_map_.size());
+    ::madvise(const_cast<std::byte*>(all.data()), all.size(), MADV_DONTNEED);
+    ::posix_fadvise(cold_map_.native_handle(), 0, 0, POSIX_FADV_DONTNEED);
+  }
+
+  /// Does some things at once, and lets handlers run before the next.
+  void step() {
+    for (std::uint64_t n = 1 + any(8); n != 0 && in_round_ != 0; --n) {
+      switch (any(8)) {
+      default:
+        begin();
+        if (any(4) == 0) emit(*attempts_.back());
+        break;
+      case 4:
+      case 5:
+      case 6:
+        if (!attempts_.empty()) {
+          // Of any age: it waits, it runs, it is over, it has been cancelled before.
+          attempt& a = *attempts_[any(attempts_.size())];
+          if (any(4) != 0) emit(a);
+          a.region = mapio::region();
+        }
+        break;
+      case 7:
+        if (any(16) == 0) hot_.cancel();
+        break;
+      }
+    }
+    if (in_round_ != 0) return start();
+    for (auto& a : attempts_)
+      a->region = mapio::region();
+    if (outstanding_ == 0) end_round();
+  }
+
+  void emit(attempt& a) {
+    using asio::cancellation_type;
+    constexpr std::array types{cancellation_type::terminal, cancellation_type::partial,
+                               cancellation_type::total, cancellation_type::all,
+                               cancellation_type::none};
+    a.signal.emit(types[any(types.size())]);
+    if (any(8) == 0) a.signal.emit(types[any(types.size())]);
+  }
+
+  auto handler(attempt& a, std::error_code also = {}) {
+    return asio::bind_executor(
+        executor_, asio::bind_cancellation_slot(
+                       a.signal.slot(), [this, &a, also](std::error_code ec, auto... result) {
+                         ++a.calls;
+                         ++completions_;
+                         aborted_ += ec == asio::error::operation_aborted ? 1 : 0;
+                         EXPECT_TRUE(!ec || ec == asio::error::operation_aborted ||
+                                     ec == errc::out_of_range || ec == also)
+                             << ec.message();
+                         a.bytes.assign(a.bytes.size(), poison);
+                         (keep(a, std::move(result)), ...);
+                         if (--outstanding_ == 0 && in_round_ == 0) end_round();
+                       }));
+  }
+  void keep(attempt& a, mapio::region r) const {
+    if (in_round_ != 0) a.region = std::move(r);
+  }
+  static void keep(attempt&, std::size_t) {}
+
+  auto unopened(attempt& a) { return handler(a, errc::not_open); }
+
+  void begin() {
+    attempt& a = *attempts_.emplace_back(std::make_unique<attempt>());
+    --in_round_;
+    --left_;
+    ++outstanding_;
+    const bool is_hot = any(2) == 0;
+    mapped_file& file = is_hot ? hot_ : cold_;
+    const std::uint64_t length = any(2) == 0 ? 64 : 1 + any(most_bytes);
+    const std::uint64_t slot = (attempts_.size() - 1) * most_bytes;
+    const std::uint64_t own = is_hot ? slot : only_read + slot;
+    const std::uint64_t anywhere = is_hot || any(2) == 0 ? own : any(only_read - length);
+    switch (any(14)) {
+    case 0:
+    case 1:
+      return file.update_region(own, asio::buffer(a.bytes, length), handler(a));
+    case 2:
+    case 3:
+      return file.read_into(anywhere, asio::buffer(a.bytes, length), handler(a));
+    case 4:
+    case 5:
+      return file.view(anywhere, length, handler(a));
+    case 6:
+      return any(2) == 0 ? file.prefetch(handler(a)) : file.prefetch(anywhere, length, handler(a));
+    case 7:
+      return file.flush(handler(a));
+    case 8:
+      return file.flush_range(own, length, handler(a));
+    case 9:
+      return any(2) == 0 ? file.flush(mapio::durability::started, handler(a))
+                         : file.flush_range(own, length, mapio::durability::started, handler(a));
+    case 10:
+    case 11:
+      return hot_.resize(own_bytes / 2 + any(own_bytes / 2), handler(a));
+    case 12:
+      return chunks_->next(handler(a, std::make_error_code(std::errc::operation_in_progress)));
+    default:
+      if (any(2) == 0) return second_.update_region(slot, asio::buffer(a.bytes, 64), unopened(a));
+      return any(2) == 0 ? second_.open(second_path_, support::read_write(), unopened(a))
+                         : second_.close(unopened(a));
+    }
+  }
+
+  void end_round() {
+    for (auto& a : attempts_)
+      resting_.push_back(std::move(a));
+    while (resting_.size() > rest)
+      check_rested();
+    for (const mapio::mapping& m : {hot_map_, cold_map_}) {
+      content_.resize(m.size());
+      m.read_into(0, asio::buffer(content_));
+      EXPECT_EQ(content_.find(poison), std::string::npos) << "written after the handler had run";
+    }
+    begin_round();
+    if (in_round_ != 0 && !testing::Test::HasFailure()) start();
+  }
+
+  /// A second call or a late byte has had some rounds to come.
+  void check_rested() {
+    const attempt& a = *resting_.front();
+    EXPECT_EQ(a.calls, 1);
+    EXPECT_EQ(a.bytes.find_first_not_of(poison), std::string::npos)
+        << "read after the handler had run";
+    resting_.pop_front();
+  }
+
+  asio::any_io_executor executor_;
+  random_source random_;
+  int left_;
+  int in_round_ = 0;
+  int outstanding_ = 0;
+  int completions_ = 0;
+  int aborted_ = 0;
+  std::vector<std::unique_ptr<attempt>> attempts_;
+  std::deque<std::unique_ptr<attempt>> resting_;
+  std::string content_;
+  mapio::mapping hot_map_;
+  mapio::mapping cold_map_;
+  mapped_file hot_;
+  mapped_file cold_;
+  fs::path second_path_;
+  mapped_file second_;
+  std::optional<mapio::chunk_stream> chunks_;
+};
+
+using mapped_file_cancellations = mapped_file_test;
+
+TEST_F(mapped_file_cancellations, completes_each_of_100000_verbs_once_whenever_they_are_cancelled) {
+  constexpr int count = 100'000;
+  constexpr std::uint64_t seed = 1;
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  random_cancellations all(io_.get_executor(), dir_, count, seed);
+  all.start();
+  io_.run();
+  EXPECT_EQ(all.completions(), count);
+  EXPECT_GT(all.aborted(), count / 100);
+  EXPECT_LT(all.aborted(), count / 2);
+  all.check_end();
+}
+
+TEST_F(mapped_file_cancellations,
+       completes_each_verb_once_when_a_strand_cancels_what_other_threads_end) {
+  constexpr int count = 30'000;
+  constexpr std::uint64_t seed = 2;
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  random_cancellations all(asio::make_strand(io_), dir_, count, seed);
+  all.start();
+  std::thread second_runner([this] { io_.run(); });
+  io_.run();
+  second_runner.join();
+  EXPECT_EQ(all.completions(), count);
+  EXPECT_GT(all.aborted(), count / 100);
+  all.check_end();
 }
 
 }  // namespace
