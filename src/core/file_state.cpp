@@ -1339,30 +1339,32 @@ void file_state::advance_resize(operation& op) noexcept {
 // A shrink waits for pins of what it cuts, a move for all of them. Somebody blocked does not wait
 // for regions, since it may well hold them itself; verbs under way end by themselves.
 void file_state::resize_when_unpinned(operation& op) noexcept {
-  bool pinned = false;
-  bool closed = false;
+  std::error_code why;
   bool moves = false;
   {
     std::lock_guard lock(mutex_);
     extent* const e = mapped();
-    closed = e == nullptr;
-    if (!closed) {
+    if (e == nullptr) {
+      why = errc::not_open;
+    } else {
       moves = op.length > e->capacity();
       const std::uint64_t from = moves ? 0 : op.length;
-      pinned = !op.home && e->count_pins(from, false).regions != 0;
-      if (!pinned) {
+      if (!op.home && e->count_pins(from, false).regions != 0) {
+        why = errc::pinned;
+      } else {
         const extent::pin_count pins = e->count_pins(from, true);
         if (pins.regions + pins.operations != 0) {
-          resize_waits_for_pins_ = true;
-          return;
+          // Whoever cancels from here on finds it waiting; before, it was under way.
+          if (!op.cancel_requested.load(std::memory_order_relaxed)) {
+            resize_waits_for_pins_ = true;
+            return;
+          }
+          why = asio::error::operation_aborted;
         }
       }
     }
   }
-  if (closed || pinned) {
-    const errc why = closed ? errc::not_open : errc::pinned;
-    return larger_ != nullptr ? undo_growth(op, why) : end_resize(op, why);
-  }
+  if (why) return larger_ != nullptr ? undo_growth(op, why) : end_resize(op, why);
   if (larger_ != nullptr) return move_to_larger(op);
   if (moves) return grow(op);
   op.step = cutting;
