@@ -22,6 +22,8 @@
 #include <thread>
 #include <utility>
 
+#include <malloc.h>
+
 namespace {
 
 using mapio::durability;
@@ -42,6 +44,10 @@ void elsewhere(Body body) {
 class never_waits : public testing::Test {
  protected:
   using work = asio::awaitable<void>;
+
+  // Else glibc counts the processors, by reading a file, on the thread that makes one arena more
+  // than there are for certain.
+  static void SetUpTestSuite() { ::mallopt(M_ARENA_MAX, 4); }
 
   /// Runs a coroutine, and what it leaves to be done, on a loop that is watched. The engine is
   /// started and ended elsewhere: to have one takes system calls that wait.

@@ -271,19 +271,6 @@ inline bool is_mapped(const fs::path& path) {
   return false;
 }
 
-/// Expects that so much of this process is locked into memory. Of sanitizers that is not known:
-/// they make mlock do nothing.
-inline void expect_locked([[maybe_unused]] std::uint64_t bytes) {
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-  std::ifstream status("/proc/self/status");
-  std::string line;
-  while (std::getline(status, line) && !line.starts_with("VmLck:")) {
-  }
-  ASSERT_TRUE(status) << "no VmLck";
-  EXPECT_EQ(1024 * std::stoull(line.substr(6)), bytes);
-#endif
-}
-
 /// Waits for something that another thread is about to bring about; false if it never comes.
 template <class Condition>
 bool eventually(Condition condition, std::chrono::seconds limit = patience) {
@@ -293,6 +280,23 @@ bool eventually(Condition condition, std::chrono::seconds limit = patience) {
     std::this_thread::yield();
   }
   return true;
+}
+
+/// Expects that so much of this process is locked into memory, as soon as what is unmapped
+/// elsewhere is gone. Under sanitizers that is not known: they make mlock do nothing.
+inline void expect_locked([[maybe_unused]] std::uint64_t bytes) {
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  std::uint64_t locked = 0;
+  const bool is_so = eventually([&] {
+    std::ifstream status("/proc/self/status");
+    std::string line;
+    while (std::getline(status, line) && !line.starts_with("VmLck:")) {
+    }
+    locked = 1024 * std::stoull(line.substr(6));
+    return locked == bytes;
+  });
+  EXPECT_TRUE(is_so) << locked << " bytes are locked, not " << bytes;
+#endif
 }
 
 /// The code of the std::system_error that `body` throws; no error if it throws nothing.
