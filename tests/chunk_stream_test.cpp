@@ -83,6 +83,26 @@ TEST_F(chunk_stream_test, reads_a_cold_file_as_well) {
   EXPECT_TRUE(support::same(rest_of(chunks), bytes));
 }
 
+// The second mapping is what the kernel reads a large file by, in pieces larger than the device's
+// read-ahead.
+TEST_F(chunk_stream_test, maps_a_large_file_once_more_until_it_is_closed) {
+  const std::string bytes = support::pattern(20 * mebibyte + 1);
+  mapped_file file = cold(bytes);
+  if (file.stats().medium != mapio::medium::local)
+    GTEST_SKIP() << "nothing to be read from a disk here";
+  const int before = support::count_mappings(path_);
+  for (int i = 0; i < 2; ++i) {
+    chunk_stream chunks = file.chunks(mebibyte);
+    EXPECT_TRUE(support::same(rest_of(chunks), bytes));
+    EXPECT_EQ(support::count_mappings(path_), before + 1);
+  }
+  outcome o;
+  file.close(o.handler());
+  finish(o);
+  EXPECT_FALSE(o.error);
+  EXPECT_TRUE(support::eventually([&] { return !support::is_mapped(path_); }));
+}
+
 TEST_F(chunk_stream_test, has_chunks_of_one_size_and_a_short_last_one) {
   mapped_file file = opened_with(support::pattern(2500));
   run([&]() -> work {

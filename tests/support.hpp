@@ -263,12 +263,16 @@ class foreign_mapping {
   std::size_t length_;
 };
 
-/// Tells whether any mapping of this file is left in this process.
-inline bool is_mapped(const fs::path& path) {
+/// Counts the mappings of this file in this process.
+inline int count_mappings(const fs::path& path) {
   std::ifstream maps("/proc/self/maps");
+  int count = 0;
   for (std::string line; std::getline(maps, line);)
-    if (line.find(path.string()) != std::string::npos) return true;
-  return false;
+    if (line.find(path.string()) != std::string::npos) ++count;
+  return count;
+}
+inline bool is_mapped(const fs::path& path) {
+  return count_mappings(path) != 0;
 }
 
 /// Waits for something that another thread is about to bring about; false if it never comes.

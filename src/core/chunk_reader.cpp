@@ -27,6 +27,7 @@ chunk_reader::chunk_reader(std::shared_ptr<handle_state> handle, std::shared_ptr
       prefetches_(readahead == 0 || !home_ ? 0 : std::min(readahead, most_ahead) + 1) {
   for (prefetch& p : prefetches_) {
     p.kind = verb::prefetch;
+    p.step = reading_in_order;
     p.complete = [](operation* op, operation::delivery) { op->destroy(op); };
     p.destroy = [](operation* op) noexcept {
       auto& over = *static_cast<prefetch*>(op);

@@ -161,6 +161,16 @@ extent::~extent() {
 
 void extent::let_go() noexcept {
   if (base_ != nullptr) platform::unmap(base_, capacity_);
+  if (std::byte* const reading = reading_base_.load(std::memory_order_relaxed))
+    platform::unmap(reading, reading_length_);
+}
+
+void extent::map_for_reading(native_handle_type file, std::uint64_t length) noexcept {
+  std::byte* base = nullptr;
+  if (platform::map(file, access::read_only, length, base)) return;
+  if (!platform::read_in_large_pieces(base, length)) return platform::unmap(base, length);
+  reading_length_ = length;
+  reading_base_.store(base, std::memory_order_release);
 }
 
 std::error_code extent::make(native_handle_type file, access mode, std::uint64_t size,

@@ -101,6 +101,16 @@ class extent final : public shared_resource {
   /// Bytes were stored through the mapping that watchers have not been told of.
   std::atomic<bool> unannounced{false};
 
+  /// Maps the first `length` bytes once more, to be read in large pieces; may wait. Once, by the
+  /// one whom claim_reading() has told so.
+  void map_for_reading(native_handle_type file, std::uint64_t length) noexcept;
+  bool claim_reading() noexcept { return !reading_claimed_.exchange(true); }
+  /// Returns where [offset, offset + length) can be read in large pieces; null: nowhere.
+  std::byte* reading_address(std::uint64_t offset, std::uint64_t length) const noexcept {
+    std::byte* const base = reading_base_.load(std::memory_order_acquire);
+    return base != nullptr && offset + length <= reading_length_ ? base + offset : nullptr;
+  }
+
   /// Pins [begin, end). No pin: the extent is_orphaned(), or there is no memory.
   pin acquire(std::uint64_t begin, std::uint64_t end, std::uint64_t flags) noexcept {
     pin_slot* const slot = claim();
@@ -238,6 +248,9 @@ class extent final : public shared_resource {
 
   std::byte* const base_;
   const std::uint64_t capacity_;
+  std::atomic<bool> reading_claimed_{false};
+  std::atomic<std::byte*> reading_base_{nullptr};
+  std::uint64_t reading_length_ = 0;
   std::array<slot_line, 16> own_slots_;
   std::array<pin_slot, 64> first_slots_;
   slot_block first_block_;

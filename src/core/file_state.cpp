@@ -28,6 +28,8 @@ constexpr std::uint64_t most_at_once = std::uint64_t{64} << 10;
 // What one populate call brings in: small enough to be cancelled in between, large enough not to
 // cost more for it.
 constexpr std::uint64_t populate_piece = 4 * mebibyte;
+// Smaller files are read before a second mapping of them is made.
+constexpr std::uint64_t least_read_in_large_pieces = 8 * mebibyte;
 // Beyond any address space; keeps sums of offsets from overflowing.
 constexpr std::uint64_t largest_size = std::uint64_t{1} << 47;
 
@@ -1108,6 +1110,23 @@ void file_state::populate_next(operation& op) noexcept {
   op.what = call::populate;
   op.at = page_floor(op.offset + op.transferred);
   op.count = std::min(populate_piece, op.offset + op.length - op.at);
+  std::byte* const reading = op.kind == verb::prefetch && op.step == reading_in_order
+                                 ? op.range.owner()->reading_address(op.at, op.count)
+                                 : nullptr;
+  if (reading == nullptr) return populate_mapped(op);
+  // The disk is read by way of the other mapping, after which this one costs no reading. What goes
+  // wrong with it shows here.
+  op.address = reading;
+  op.done = [](operation* self) noexcept {
+    if (self->dropped || self->cancel_requested.load(std::memory_order_relaxed))
+      return finish(*self, asio::error::operation_aborted);
+    self->error = {};
+    self->file->populate_mapped(*self);
+    self->runner->submit(*self);
+  };
+}
+
+void file_state::populate_mapped(operation& op) noexcept {
   op.address = op.range ? op.range.owner()->base() + op.at
                         : const_cast<std::byte*>(static_cast<view_operation&>(op).result.data()) +
                               op.at - op.offset;
@@ -1131,6 +1150,23 @@ void file_state::populate_next(operation& op) noexcept {
 
 bool file_state::start_prefetch(operation& op) noexcept {
   if (pin_for(op) == nullptr || op.length == 0) return true;
+  const std::uint64_t size = page_ceil(size_.load(std::memory_order_relaxed));
+  if (op.step == reading_in_order && medium_ == medium::local &&
+      size >= least_read_in_large_pieces && op.range.owner()->claim_reading()) {
+    if (!use_file(op)) return true;
+    op.what = call::work;
+    op.count = size;
+    op.work = [](operation* self) noexcept {
+      self->range.owner()->map_for_reading(self->handle, self->count);
+    };
+    op.done = [](operation* self) noexcept {
+      if (self->dropped || self->cancel_requested.load(std::memory_order_relaxed))
+        return finish(*self, asio::error::operation_aborted);
+      self->file->populate_next(*self);
+      self->runner->submit(*self);
+    };
+    return submit(op);
+  }
   populate_next(op);
   return submit(op);
 }

@@ -19,6 +19,9 @@
 MAPIO_NAMESPACE_BEGIN
 namespace detail {
 
+/// operation::step of a prefetch behind which the next one follows: it may read further than asked.
+inline constexpr std::uint8_t reading_in_order = 1;
+
 /// An open mapped file: what all its handles, on all contexts, and all its operations share.
 ///
 /// The current extent is published through an atomic pointer; whoever uses it pins it or opens a
@@ -160,6 +163,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   std::size_t store_mapped(std::uint64_t offset, const void* bytes, std::size_t n,
                            failure& why) noexcept;
   void populate_next(operation& op) noexcept;
+  void populate_mapped(operation& op) noexcept;
   failure store_fault(extent& e, std::uint64_t at) noexcept;
   [[gnu::always_inline]] inline void mark_stored(extent& e, std::uint64_t begin, std::uint64_t end,
                                                  std::uint32_t failures_seen) noexcept;

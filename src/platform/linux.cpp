@@ -64,6 +64,12 @@ std::error_code map(native_handle_type file, access mode, std::uint64_t capacity
   return {};
 }
 
+bool read_in_large_pieces(std::byte* base, std::uint64_t length) noexcept {
+  // The only advice that makes a fault read more than the device's read-ahead, and into large
+  // folios where the file system has them.
+  return ::madvise(base, static_cast<std::size_t>(length), MADV_HUGEPAGE) == 0;
+}
+
 void unmap(std::byte* base, std::uint64_t capacity) noexcept {
   ::munmap(base, static_cast<std::size_t>(capacity));
   reserved.fetch_sub(capacity, std::memory_order_relaxed);

@@ -46,6 +46,9 @@ std::error_code file_size(native_handle_type file, std::uint64_t& size) noexcept
 /// Maps `capacity` bytes of a file, more than it has where the OS can do that.
 std::error_code map(native_handle_type file, access mode, std::uint64_t capacity,
                     std::byte*& base) noexcept;
+/// Has a mapping's pages read in pieces of some MiB, however far the device's read-ahead goes;
+/// false where that is not to be had.
+bool read_in_large_pieces(std::byte* base, std::uint64_t length) noexcept;
 void unmap(std::byte* base, std::uint64_t capacity) noexcept;
 /// Returns the address space to reserve for a file beyond its size when the user did not say, or 0
 /// where there is none.
