@@ -553,6 +553,31 @@ TEST_F(mapped_file_resize, beyond_the_capacity_waits_for_every_region) {
   EXPECT_TRUE(same(to_string(file.map().view(0, bytes_.size())), bytes_));
 }
 
+TEST_F(mapped_file_resize, beyond_the_capacity_can_be_cancelled_while_it_waits) {
+  open_options options = read_write();
+  options.reserve = 1 << 20;
+  options.preallocate = false;
+  mapped_file file = opened_with(bytes_, options);
+  const std::uint64_t capacity = file.capacity();
+  auto in_the_way = std::make_unique<mapio::region>(file.map().view(0, 1));
+  asio::cancellation_signal signal;
+  outcome o;
+  file.resize(capacity + 1, asio::bind_cancellation_slot(signal.slot(), o.handler()));
+  settle();
+  EXPECT_EQ(o.calls, 0);
+  signal.emit(asio::cancellation_type::total);
+  finish(o);
+  EXPECT_EQ(o.error, aborted);
+  EXPECT_EQ(file.size(), bytes_.size());
+  EXPECT_EQ(file.capacity(), capacity);
+  EXPECT_EQ(file.stats().moves, 0U);
+  EXPECT_TRUE(same(read_file(path_), bytes_));
+  in_the_way.reset();
+  run([&]() -> work { co_await file.resize(capacity + 1); });
+  EXPECT_EQ(file.stats().moves, 1U);
+  EXPECT_TRUE(same(to_string(file.map().view(0, bytes_.size())), bytes_));
+}
+
 TEST_F(mapped_file_resize, beyond_the_capacity_runs_beside_other_verbs) {
   open_options options = read_write();
   options.reserve = 1 << 20;
