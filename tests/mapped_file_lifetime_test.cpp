@@ -1,3 +1,4 @@
+#include <mapio/backend.hpp>
 #include <mapio/mapped_file.hpp>
 
 #include "mapped_file_fixture.hpp"
@@ -18,6 +19,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -25,6 +27,7 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <future>
 #include <list>
@@ -39,6 +42,7 @@
 #include <vector>
 
 #include <sys/resource.h>
+#include <unistd.h>
 
 namespace {
 
@@ -996,6 +1000,80 @@ TEST_F(mapped_file_process, without_descriptors_left_cannot_start_an_engine_and_
   file.open(path_, again.handler());
   ASSERT_TRUE(run_to_end(io_));
   EXPECT_TRUE(again.ok()) << again.error.message();
+}
+
+TEST_F(mapped_file_process, may_have_ten_thousand_files_open) {
+  constexpr std::size_t count = 10'000;
+  constexpr std::size_t openers = 64;
+  // Besides the files: the engine, and what the test itself opens.
+  constexpr rlim_t others = 200;
+  rlimit limit{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &limit), 0);
+  // Root may raise it, but not in every container.
+  rlimit raised = limit;
+  raised.rlim_max = std::max<rlim_t>(limit.rlim_max, 2 * count + others);
+  if (support::in_child([&] { ::_exit(::setrlimit(RLIMIT_NOFILE, &raised) == 0 ? 0 : 1); }).ok())
+    limit = raised;
+  limit.rlim_cur = limit.rlim_max;
+  if (limit.rlim_max < count + others)
+    GTEST_SKIP() << "only " << limit.rlim_max << " descriptors are to be had";
+  // A file that is written has two. As many of them as there are descriptors for.
+  const std::size_t written =
+      static_cast<std::size_t>(std::min<rlim_t>(count, limit.rlim_max - others - count));
+  // A file, and its dirty pages twice.
+  constexpr std::size_t mappings = 3 * count + 1000;
+  std::size_t most_mappings = 0;
+  std::ifstream("/proc/sys/vm/max_map_count") >> most_mappings;
+  if (most_mappings < mappings) GTEST_SKIP() << "only " << most_mappings << " mappings at a time";
+
+  const auto path_of = [&](std::size_t i) { return dir_ / std::to_string(i); };
+  const auto content_of = [&](std::size_t i) {
+    return (i < written ? "FILE " : "file ") + std::to_string(i);
+  };
+  for (std::size_t i = 0; i < count; ++i)
+    write_file(path_of(i), "file " + std::to_string(i));
+  const auto end = support::in_child([&] {
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &limit), 0);
+    const std::size_t open_before = support::open_descriptors().size();
+    asio::io_context io;
+    std::vector<mapped_file> files;
+    for (std::size_t i = 0; i < count; ++i)
+      files.emplace_back(io);
+    // Each of some coroutines does it for its share of the files.
+    const auto with_each = [&](auto what) {
+      std::size_t done = 0;
+      for (std::size_t first = 0; first < openers; ++first)
+        asio::co_spawn(
+            io,
+            [&, first]() -> work {
+              for (std::size_t i = first; i < count; i += openers)
+                co_await what(i);
+            },
+            [&](std::exception_ptr e) {
+              EXPECT_FALSE(e);
+              ++done;
+            });
+      EXPECT_TRUE(run_to_end(io));
+      EXPECT_EQ(done, openers);
+    };
+    with_each([&](std::size_t i) -> work {
+      co_await files[i].open(path_of(i), i < written ? read_write() : support::read_only());
+    });
+    if (testing::Test::HasFailure()) return;
+    EXPECT_GE(support::open_descriptors().size(), open_before + count);
+    with_each([&](std::size_t i) -> work {
+      if (i >= written) co_return;
+      co_await files[i].update_region(0, asio::buffer("FILE", 4));
+      // Each is a sync of its own.
+      if (i % 100 == 0) co_await files[i].flush_range(0, 4);
+    });
+    for (std::size_t i = 0; i < count; ++i)
+      EXPECT_EQ(read_all(files[i].map()), content_of(i));
+    with_each([&](std::size_t i) -> work { co_await files[i].close(); });
+  });
+  EXPECT_TRUE(end.ok()) << end;
+  for (std::size_t i = 0; i < count; i += 77)
+    EXPECT_EQ(read_file(path_of(i)), content_of(i));
 }
 
 // Last: the threads of the system context stay until the end of the program.

@@ -33,9 +33,6 @@ constexpr long smb2_magic = 0xFE534D42;
 constexpr long hugetlbfs_magic = 0x958458f6;
 constexpr long ramfs_magic = 0x858458f6;
 
-constexpr std::uint64_t reservation_budget = std::uint64_t{16} << 40;
-std::atomic<std::uint64_t> reserved{0};
-
 #if defined(__SANITIZE_THREAD__)
 #define MAPIO_THREAD_SANITIZED 1
 #elif defined(__has_feature)
@@ -43,6 +40,16 @@ std::atomic<std::uint64_t> reserved{0};
 #define MAPIO_THREAD_SANITIZED 1
 #endif
 #endif
+#if defined(MAPIO_THREAD_SANITIZED)
+// Its shadow memory takes the rest of the address space, and where the last of it is reserved the
+// sanitizer ends the program.
+constexpr std::uint64_t reservation_budget = std::uint64_t{256} << 30;
+constexpr std::uint64_t most_for_one = std::uint64_t{1} << 30;
+#else
+constexpr std::uint64_t reservation_budget = std::uint64_t{16} << 40;
+constexpr std::uint64_t most_for_one = reservation_budget;
+#endif
+std::atomic<std::uint64_t> reserved{0};
 
 }  // namespace
 
@@ -76,12 +83,8 @@ void unmap(std::byte* base, std::uint64_t capacity) noexcept {
 }
 
 std::uint64_t largest_reservation() noexcept {
-#if defined(MAPIO_THREAD_SANITIZED)
-  return std::uint64_t{1} << 30;  // its shadow memory takes the rest
-#else
   const std::uint64_t used = reserved.load(std::memory_order_relaxed);
-  return used < reservation_budget ? reservation_budget - used : 0;
-#endif
+  return used < reservation_budget ? std::min(reservation_budget - used, most_for_one) : 0;
 }
 
 std::error_code resident(const std::byte* address, std::uint64_t length, bool& all) noexcept {
