@@ -1076,6 +1076,109 @@ TEST_F(mapped_file_process, may_have_ten_thousand_files_open) {
     EXPECT_EQ(read_file(path_of(i)), content_of(i));
 }
 
+/// The address space that this process uses, in bytes.
+std::uint64_t address_space_in_use() {
+  std::uint64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  return pages * page();
+}
+
+/// Runs `body` where only so much more address space is to be had. Its engine is there already.
+template <class Body>
+void with_address_space(std::uint64_t bytes, Body body) {
+  const auto end = support::in_child([&] {
+    asio::io_context io;
+    mapio::backend_of(io);
+    const std::uint64_t most = address_space_in_use() + bytes;
+    const rlimit limit{most, most};
+    ASSERT_EQ(::setrlimit(RLIMIT_AS, &limit), 0);
+    support::run_coroutine(io, [&] { return body(mapped_file(io)); });
+  });
+  EXPECT_TRUE(end.ok()) << end;
+}
+
+// A sanitizer reserves terabytes for itself, and ends where it cannot have more.
+constexpr bool address_space_can_be_limited = !support::under_asan && !support::under_tsan;
+constexpr std::uint64_t mebibyte = std::uint64_t{1} << 20;
+
+open_options growing_without_blocks() {
+  open_options options = read_write();
+  options.preallocate = false;
+  return options;
+}
+
+TEST_F(mapped_file_process, with_little_address_space_reserves_no_more_than_the_size) {
+  if (!address_space_can_be_limited) GTEST_SKIP() << "not under a sanitizer";
+  const std::uint64_t size = 1024 * mebibyte;
+  write_file(path_, "begin");
+  support::truncate_file(path_, size);
+  with_address_space(1536 * mebibyte, [&](mapped_file file) -> work {
+    co_await file.open(path_, growing_without_blocks());
+    EXPECT_EQ(file.capacity(), size);
+    EXPECT_EQ((co_await file.view(0, 5)).text(), "begin");
+    co_await file.update_region(size - 3, asio::buffer("end", 3));
+    co_await file.flush();
+    // The old and the new mapping would have to be there at the same time.
+    std::error_code ec;
+    co_await file.resize(size + 1, into(ec));
+    EXPECT_EQ(ec, std::errc::not_enough_memory) << ec.message();
+    EXPECT_EQ(file.size(), size);
+    EXPECT_EQ(fs::file_size(path_), size);
+    EXPECT_EQ((co_await file.view(0, 5)).text(), "begin");
+    EXPECT_EQ((co_await file.view(size - 3, 3)).text(), "end");
+    co_await file.resize(size - 1);
+    co_await file.resize(size);
+    std::array<char, 3> last{};
+    co_await file.read_into(size - 3, asio::buffer(last));
+    EXPECT_EQ(std::string_view(last.data(), last.size()), std::string_view("en\0", 3));
+    co_await file.close();
+  });
+}
+
+TEST_F(mapped_file_process, with_limited_address_space_grows_as_far_as_it_reserved) {
+  if (!address_space_can_be_limited) GTEST_SKIP() << "not under a sanitizer";
+  const std::uint64_t size = 64 * mebibyte;
+  write_file(path_, "begin");
+  support::truncate_file(path_, size);
+  with_address_space(1024 * mebibyte, [&](mapped_file file) -> work {
+    co_await file.open(path_, growing_without_blocks());
+    const std::uint64_t capacity = file.capacity();
+    EXPECT_GE(capacity, 512 * mebibyte);
+    EXPECT_LE(capacity, 1024 * mebibyte);
+    co_await file.resize(capacity);
+    co_await file.update_region(capacity - 3, asio::buffer("end", 3));
+    std::error_code ec;
+    co_await file.resize(capacity + 1, into(ec));
+    EXPECT_EQ(ec, std::errc::not_enough_memory) << ec.message();
+    EXPECT_EQ(fs::file_size(path_), capacity);
+    EXPECT_EQ((co_await file.view(0, 5)).text(), "begin");
+    EXPECT_EQ((co_await file.view(capacity - 3, 3)).text(), "end");
+    EXPECT_EQ(file.stats().moves, 0U);
+  });
+}
+
+TEST_F(mapped_file_process, with_limited_address_space_moves_to_what_is_left) {
+  if (!address_space_can_be_limited) GTEST_SKIP() << "not under a sanitizer";
+  const std::uint64_t size = 64 * mebibyte;
+  write_file(path_, "begin");
+  support::truncate_file(path_, size);
+  with_address_space(512 * mebibyte, [&](mapped_file file) -> work {
+    open_options options = growing_without_blocks();
+    options.reserve = 192 * mebibyte;
+    co_await file.open(path_, options);
+    const std::uint64_t capacity = file.capacity();
+    EXPECT_EQ(capacity, options.reserve);
+    // Twice as much would be reserved where there is more.
+    co_await file.resize(capacity + 1);
+    EXPECT_EQ(file.stats().moves, 1U);
+    EXPECT_GT(file.capacity(), capacity);
+    EXPECT_LT(file.capacity(), 2 * capacity);
+    EXPECT_EQ((co_await file.view(0, 5)).text(), "begin");
+    co_await file.update_region(capacity, asio::buffer("!", 1));
+    EXPECT_EQ((co_await file.view(capacity, 1)).text(), "!");
+  });
+}
+
 // Last: the threads of the system context stay until the end of the program.
 TEST_F(mapped_file_executor, of_the_system_context) {
   mapio::basic_mapped_file<asio::system_executor> file{asio::system_executor()};
