@@ -17,6 +17,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <thread>
@@ -45,9 +46,12 @@ class never_waits : public testing::Test {
  protected:
   using work = asio::awaitable<void>;
 
-  // Else glibc counts the processors, by reading a file, on the thread that makes one arena more
-  // than there are for certain.
-  static void SetUpTestSuite() { ::mallopt(M_ARENA_MAX, 4); }
+  // glibc reads a file, once, to count the processors when a thread makes one arena more than there
+  // are for certain, and another before it gives memory back.
+  static void SetUpTestSuite() {
+    ::mallopt(M_ARENA_MAX, 4);
+    ::mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+  }
 
   /// Runs a coroutine, and what it leaves to be done, on a loop that is watched. The engine is
   /// started and ended elsewhere: to have one takes system calls that wait.
