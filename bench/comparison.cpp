@@ -132,6 +132,12 @@ void table::absolute(std::string what, double measured, double baseline,
       limit ? std::optional(measured <= limit->count()) : std::nullopt);
 }
 
+void table::count(std::string what, double measured, double baseline, std::optional<double> limit) {
+  add(std::move(what), measured, baseline, show_number, "",
+      limit ? "at most " + show_number(*limit) : "",
+      limit ? std::optional(measured <= *limit) : std::nullopt);
+}
+
 void table::bytes(std::string what, double measured, double baseline, std::optional<double> limit) {
   add(std::move(what), measured, baseline, show_bytes, show_ratio(measured / baseline),
       limit ? "at most " + show_bytes(*limit) : "",

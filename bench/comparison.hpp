@@ -60,6 +60,8 @@ class table {
   void absolute(std::string what, double measured, double baseline,
                 std::optional<nanoseconds> limit = {});
 
+  /// Holds a plain number against `limit` alone; the baseline is there for comparison.
+  void count(std::string what, double measured, double baseline, std::optional<double> limit = {});
   /// Holds a number of bytes against `limit` alone; the baseline is there for comparison.
   void bytes(std::string what, double measured, double baseline, std::optional<double> limit = {});
 
