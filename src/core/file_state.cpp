@@ -1110,9 +1110,8 @@ void file_state::populate_next(operation& op) noexcept {
   op.what = call::populate;
   op.at = page_floor(op.offset + op.transferred);
   op.count = std::min(populate_piece, op.offset + op.length - op.at);
-  std::byte* const reading = op.kind == verb::prefetch && op.step == reading_in_order
-                                 ? op.range.owner()->reading_address(op.at, op.count)
-                                 : nullptr;
+  std::byte* const reading =
+      op.step == reading_in_order ? op.range.owner()->reading_address(op.at, op.count) : nullptr;
   if (reading == nullptr) return populate_mapped(op);
   // The disk is read by way of the other mapping, after which this one costs no reading. What goes
   // wrong with it shows here.
