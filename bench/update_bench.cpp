@@ -276,8 +276,8 @@ void add_bare_rings(const std::filesystem::path& path) {
   for (const auto& [name, what] :
        {std::pair(on_bare_ring, then::store), std::pair(on_writing_ring, then::write),
         std::pair(on_reading_ring, then::nothing)})
-    add(name, [path, what = what] {
-      return [ring = std::make_shared<bare_ring>(path, what)](std::int64_t count) {
+    add(name, [path, next = what] {
+      return [ring = std::make_shared<bare_ring>(path, next)](std::int64_t count) {
         ring->run(count);
       };
     })->Iterations(cold_updates);

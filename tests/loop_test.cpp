@@ -393,8 +393,11 @@ TEST_F(never_waits, when_a_resize_is_given_up) {
         if (how == end::close) co_await file.close();
         while (larger.calls == 0 || shrink.calls == 0)
           co_await pause();
+        // One that was still under way may have come to its end, or to that of the file.
         EXPECT_TRUE(larger.error == asio::error::operation_aborted ||
-                    (how == end::cancel_early && !larger.error));
+                    (how == end::cancel_early && !larger.error) ||
+                    (how == end::close && larger.error == errc::not_open))
+            << larger.error.message();
         EXPECT_EQ(shrink.error, asio::error::operation_aborted);
       });
     }
