@@ -52,8 +52,8 @@ bool is_being_copied(const extent& e, std::uint64_t begin, std::uint64_t end) no
   for (copy_window* it = all_windows.load(std::memory_order_acquire); it != nullptr;
        it = it->next) {
     if (it->where.load(std::memory_order_seq_cst) != &e) continue;
-    if (it->begin.load(std::memory_order_relaxed) < end &&
-        begin < it->end.load(std::memory_order_relaxed))
+    if (it->begin.load(std::memory_order_acquire) < end &&
+        begin < it->end.load(std::memory_order_acquire))
       return true;
   }
   return false;

@@ -44,8 +44,9 @@ class open_window {
   open_window(copy_window& window, const extent* where, std::uint64_t begin,
               std::uint64_t end) noexcept
       : window_(window) {
-    window.begin.store(begin, std::memory_order_relaxed);
-    window.end.store(end, std::memory_order_relaxed);
+    // Release: it may be by these alone that somebody learns of the end of the copy before.
+    window.begin.store(begin, std::memory_order_release);
+    window.end.store(end, std::memory_order_release);
     if (platform::has_heavy_barrier()) {
       // Release, so that whoever sees `where` sees its range; the store-load order comes from the
       // other side.

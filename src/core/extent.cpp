@@ -269,7 +269,7 @@ extent::pin_count extent::count_pins(std::uint64_t from, bool watch) noexcept {
       if (watch && count.regions + count.operations != 0) return;
       // A slot that changes hands meanwhile is a pin taken after the caller closed the range: it
       // will notice by itself.
-      while ((word & pin_slot::occupied) != 0 && slot.end.load(std::memory_order_relaxed) > from) {
+      while ((word & pin_slot::occupied) != 0 && slot.end.load(std::memory_order_acquire) > from) {
         if (watch && !slot.word.compare_exchange_strong(word, word | pin_slot::watched,
                                                         std::memory_order_seq_cst))
           continue;
@@ -289,7 +289,7 @@ bool extent::has_writable_pin(std::uint64_t begin, std::uint64_t end) const noex
   const bool sure = each_pass([&] {
     each_slot([&](pin_slot& slot, std::uint64_t word) {
       found = found || ((word & pin_slot::writable) != 0 && word >> pin_slot::shift < end &&
-                        begin < slot.end.load(std::memory_order_relaxed));
+                        begin < slot.end.load(std::memory_order_acquire));
     });
     return found;
   });

@@ -117,7 +117,7 @@ class extent final : public shared_resource {
     if (slot == nullptr) return {};
     const std::uint64_t word = begin << pin_slot::shift | flags | pin_slot::occupied;
     if ((flags & pin_slot::writable) != 0) writable_pins_.fetch_add(1, std::memory_order_seq_cst);
-    slot->end.store(end, std::memory_order_relaxed);
+    slot->end.store(end, std::memory_order_release);
     slot->word.store(word, std::memory_order_release);
     return {this, slot, word};
   }
@@ -129,7 +129,7 @@ class extent final : public shared_resource {
     for (pin_slot& slot : own_slots_[me->number].slots) {
       // Acquire: whoever freed it may still have had to look at its end.
       if (slot.word.load(std::memory_order_acquire) != 0) continue;
-      slot.end.store(end, std::memory_order_relaxed);
+      slot.end.store(end, std::memory_order_release);
       const std::uint64_t word = begin << pin_slot::shift | pin_slot::occupied;
       if (platform::has_heavy_barrier()) {
         // The store-load order between this and the caller's look comes from the other side. What

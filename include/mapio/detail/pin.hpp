@@ -24,6 +24,8 @@ struct pin_slot {
   static constexpr unsigned shift = 7;
 
   std::atomic<std::uint64_t> word{0};
+  /// Stored with release, and looked at with acquire by who goes over the slots: the word may be
+  /// that of the pin before, and this all that tells of its end.
   std::atomic<std::uint64_t> end{0};
 };
 
