@@ -553,6 +553,33 @@ TEST_F(mapped_file_resize, beyond_the_capacity_waits_for_every_region) {
   EXPECT_TRUE(same(to_string(file.map().view(0, bytes_.size())), bytes_));
 }
 
+TEST_F(mapped_file_resize, that_has_made_the_file_larger_takes_it_back_when_it_is_cancelled) {
+  open_options options = creating(8 * page());
+  options.reserve = 8 * page();
+  int caught = 0;
+  const bool is_enough = support::eventually([&] {
+    mapped_file file = opened(options);
+    outcome resized;
+    file.resize(64 * page(), resized.handler());
+    const mapio::region in_the_way = file.map().view(0, 1);
+    EXPECT_TRUE(support::eventually([&] {
+      settle();
+      return fs::file_size(path_) == 64 * page();
+    }));
+    // Its mapping may be made or not, and it may wait for the region or not.
+    if (caught % 2 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    settle();
+    file.cancel();
+    finish(resized);
+    if (!resized.error) return false;  // it was over before there was a region
+    EXPECT_EQ(resized.error, asio::error::operation_aborted);
+    EXPECT_EQ(file.size(), 8 * page());
+    EXPECT_EQ(fs::file_size(path_), 8 * page());
+    return ++caught == 20 || HasFailure();
+  });
+  EXPECT_TRUE(is_enough);
+}
+
 TEST_F(mapped_file_resize, beyond_the_capacity_can_be_cancelled_while_it_waits) {
   open_options options = read_write();
   options.reserve = 1 << 20;

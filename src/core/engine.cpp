@@ -133,7 +133,8 @@ engine::withdrawal engine::withdraw(operation& op, bool interrupt) noexcept {
   if (is_final && !stopping_) return withdrawal::none;
   if (interrupt && !is_final) op.cancel_requested.store(true, std::memory_order_relaxed);
   if (op.file && op.file->withdraw(op, interrupt)) return withdrawal::from_file;
-  if (is_final) return withdrawal::none;
+  // The file may have begun only now to take something back.
+  if (op.is_final.load(std::memory_order_relaxed)) return withdrawal::none;
   backend* const started = started_.load(std::memory_order_acquire);
   return started != nullptr && started->withdraw(op, interrupt) ? withdrawal::from_queue
                                                                 : withdrawal::none;

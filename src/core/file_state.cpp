@@ -1506,7 +1506,7 @@ void file_state::resize_call_done(operation& op) noexcept {
     }
     if (error) return undo_growth(op, error);
     const extent* const e = mapped();
-    if (e == nullptr) return end_resize(op, errc::not_open);
+    if (e == nullptr) return undo_growth(op, errc::not_open);
     if (op.length > e->capacity()) {
       op.step = mapping_larger;
       op.what = call::work;
@@ -1544,6 +1544,12 @@ void file_state::resize_call_done(operation& op) noexcept {
   case waiting_to_move:
     return error ? undo_growth(op, error) : resize_when_unpinned(op);
   case undoing:
+    if (error == asio::error::operation_aborted) {
+      // Who cancelled did not see yet that it is being taken back.
+      op.cancel_requested = false;
+      return op.runner->submit(op);
+    }
+    [[fallthrough]];
   default:
     return end_resize(op, resize_error_);
   }
