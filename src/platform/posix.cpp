@@ -472,7 +472,8 @@ struct guarded_range {
 // Read by the signal handler: their storage must not be allocated by the first look at them.
 __attribute__((tls_model("initial-exec"))) thread_local guarded_range* volatile guarded = nullptr;
 #ifdef MAPIO_STRING_COPIES
-__attribute__((tls_model("initial-exec"))) thread_local volatile bool in_string_copy = false;
+// Where this thread has its instruction for copies of strings, once it has copied.
+__attribute__((tls_model("initial-exec"))) thread_local const void* string_copy_at = nullptr;
 #endif
 
 struct sigaction previous_action {};
@@ -482,12 +483,11 @@ struct sigaction previous_action {};
 // The instruction leaves nothing on the stack and in no register but its own: it is enough to go on
 // behind it. What it counts down tells that it is not over.
 bool leave_string_copy(ucontext_t* context) noexcept {
-  constexpr unsigned char rep_movsb[] = {0xf3, 0xa4};
-  if (!in_string_copy || context == nullptr) return false;
+  constexpr greg_t size_of_instruction = 2;
+  if (context == nullptr || string_copy_at == nullptr) return false;
   greg_t& next = context->uc_mcontext.gregs[REG_RIP];
-  if (std::memcmp(reinterpret_cast<const void*>(next), rep_movsb, sizeof rep_movsb) != 0)
-    return false;
-  next += sizeof rep_movsb;
+  if (next != reinterpret_cast<greg_t>(string_copy_at)) return false;
+  next += size_of_instruction;
   return true;
 }
 
@@ -497,6 +497,10 @@ bool leave_string_copy(ucontext_t* context) noexcept {
 bool leave_guarded_copy(const siginfo_t& info, void* context) noexcept {
   // A code that is not positive says that somebody sent the signal.
   if (info.si_code <= 0) return false;
+#ifdef BUS_MCEERR_AO
+  // Memory that failed somewhere, not where this thread is.
+  if (info.si_code == BUS_MCEERR_AO) return false;
+#endif
 #ifdef MAPIO_STRING_COPIES
   if (leave_string_copy(static_cast<ucontext_t*>(context))) return true;
 #endif
@@ -557,10 +561,15 @@ const std::size_t shortest_string_copy =
     has_fast_string_copies() ? 2048 : std::numeric_limits<std::size_t>::max();
 constexpr std::size_t longest_string_copy = 32 << 10;  // beyond, the jump does not show
 
-bool string_copy_or_fault(void* destination, const void* source, std::size_t n) noexcept {
-  in_string_copy = true;
-  asm volatile("rep movsb" : "+D"(destination), "+S"(source), "+c"(n) : : "memory");
-  in_string_copy = false;
+// In one place: the handler knows it by its address.
+[[gnu::noinline, gnu::noclone]] bool string_copy_or_fault(void* destination, const void* source,
+                                                          std::size_t n) noexcept {
+  asm volatile("lea 1f(%%rip), %%rax\n\t"
+               "mov %%rax, %[at]\n"
+               "1:\trep movsb"
+               : "+D"(destination), "+S"(source), "+c"(n), [at] "=m"(string_copy_at)
+               :
+               : "rax", "memory");
   return n == 0;
 }
 
