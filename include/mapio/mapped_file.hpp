@@ -413,8 +413,8 @@ class basic_mapped_file {
   /// Whole pages are locked, and once: several calls are undone by one unlock_pages(). All or
   /// nothing: after an error what was locked before is, and nothing else. A lock follows a mapping
   /// that moves; until the move is over, the pages count twice for the limit. What is added by
-  /// growth is not locked. Of lock_pages() and unlock_pages() for the same pages at the same time
-  /// either may win.
+  /// growth is not locked. A copy-on-write mapping gets pages of its own by it. Calls for one file
+  /// take turns.
   ///
   /// @param offset  Bytes from the start of the file; any alignment.
   /// @param length  Bytes; 0 completes at once with success.

@@ -417,7 +417,7 @@ class mapping {
   /// Whole pages are locked, and once: several calls are undone by one unlock_pages(). All or
   /// nothing: after an error what was locked before is, and nothing else. A lock follows a mapping
   /// that moves; until the move is over, the pages count twice for the limit. What is added by
-  /// growth is not locked.
+  /// growth is not locked. A copy-on-write mapping gets pages of its own by it.
   ///
   /// @param offset  Bytes from the start of the file; any alignment.
   /// @param length  Bytes; 0 returns at once with success.
@@ -564,7 +564,8 @@ MAPIO_DECL std::size_t guarded_copy(void* destination, const void* source, std::
 ///
 /// @param signal   The signal number, as the handler got it.
 /// @param info     The siginfo_t, as the handler got it.
-/// @param context  The ucontext_t, as the handler got it; what it says of the thread is changed.
+/// @param context  The ucontext_t, as the handler got it, never null; what it says of the thread is
+/// changed.
 /// @par Thread safety
 ///   Async-signal-safe.
 /// @par Example

@@ -20,6 +20,7 @@ constexpr std::uint64_t piece = std::uint64_t{4} << 20;
 
 std::error_code page_locks::lock(const extent& e, std::uint64_t begin, std::uint64_t end,
                                  const std::atomic<bool>& cancelled) noexcept {
+  std::lock_guard turn(turn_);
   std::error_code error;
   std::uint64_t at = begin;
   while (at < end && !error) {
@@ -29,7 +30,6 @@ std::error_code page_locks::lock(const extent& e, std::uint64_t begin, std::uint
     if (!error && at < end && cancelled.load(std::memory_order_relaxed))
       error = asio::error::operation_aborted;
   }
-  std::lock_guard guard(mutex_);
   if (!error) error = change([&](range_set& ranges) { ranges.add(begin, end); });
   if (error) unlock_what_was_not(e, begin, at);
   return error;
@@ -37,14 +37,12 @@ std::error_code page_locks::lock(const extent& e, std::uint64_t begin, std::uint
 
 std::error_code page_locks::unlock(const extent& e, std::uint64_t begin,
                                    std::uint64_t end) noexcept {
-  {
-    std::lock_guard guard(mutex_);
-    const std::error_code error = change([&](range_set& ranges) {
-      std::vector<range_set::range> unlocked;
-      ranges.take(begin, end, unlocked);
-    });
-    if (error) return error;
-  }
+  std::lock_guard turn(turn_);
+  const std::error_code error = change([&](range_set& ranges) {
+    std::vector<range_set::range> unlocked;
+    ranges.take(begin, end, unlocked);
+  });
+  if (error) return error;
   return platform::unlock_pages(e.base() + begin, end - begin);
 }
 
@@ -54,7 +52,8 @@ bool page_locks::any(std::uint64_t begin, std::uint64_t end) const noexcept {
 }
 
 std::error_code page_locks::repeat_in(const extent& larger) noexcept {
-  std::lock_guard guard(mutex_);
+  std::lock_guard turn(turn_);
+  if (changes_ == 0) return {};
   // What was unlocked since it was repeated is not among the ranges.
   std::error_code error = platform::unlock_pages(larger.base(), larger.capacity());
   if (error) return error;
@@ -62,8 +61,10 @@ std::error_code page_locks::repeat_in(const extent& larger) noexcept {
     error = platform::lock_pages(larger.base() + begin, end - begin);
     return !error;
   });
-  if (!error) repeated_changes_ = changes_;
-  return error;
+  if (error) return error;
+  std::lock_guard guard(mutex_);
+  repeated_changes_ = changes_;
+  return {};
 }
 
 bool page_locks::are_repeated() const noexcept {
@@ -77,6 +78,7 @@ std::error_code page_locks::change(Change change) noexcept {
   try {
     range_set changed = ranges_;
     change(changed);
+    std::lock_guard guard(mutex_);
     ranges_ = std::move(changed);
     ++changes_;
     return {};

@@ -17,8 +17,8 @@ class extent;
 
 /// Which pages of a file are locked into memory: the OS forgets it when the mapping moves.
 ///
-/// Ranges are of whole pages. Everything here may take as long as the disk: for workers, and for
-/// who blocks anyway. Two calls for the same pages at the same time: either may win.
+/// Ranges are of whole pages. What locks and unlocks may take as long as the disk, and waits for
+/// its turn: for workers, and for who blocks anyway.
 class page_locks {
  public:
   /// Locks, all or nothing. Looks at `cancelled` now and then.
@@ -38,7 +38,8 @@ class page_locks {
   std::error_code change(Change change) noexcept;
   void unlock_what_was_not(const extent& e, std::uint64_t begin, std::uint64_t end) const noexcept;
 
-  mutable std::mutex mutex_;
+  std::mutex turn_;           // held by who locks or unlocks; the ranges change only under it,
+  mutable std::mutex mutex_;  // and this
   range_set ranges_;
   std::uint64_t changes_ = 0;
   std::uint64_t repeated_changes_ = 0;
