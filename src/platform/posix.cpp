@@ -562,8 +562,8 @@ const std::size_t shortest_string_copy =
 constexpr std::size_t longest_string_copy = 32 << 10;  // beyond, the jump does not show
 
 // In one place: the handler knows it by its address.
-[[gnu::noinline, gnu::noclone]] bool string_copy_or_fault(void* destination, const void* source,
-                                                          std::size_t n) noexcept {
+[[gnu::noinline]] bool string_copy_or_fault(void* destination, const void* source,
+                                            std::size_t n) noexcept {
   asm volatile("lea 1f(%%rip), %%rax\n\t"
                "mov %%rax, %[at]\n"
                "1:\trep movsb"
