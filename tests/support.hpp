@@ -299,11 +299,7 @@ bool eventually(Condition condition, std::chrono::seconds limit = patience) {
 }
 
 /// Sanitizers make mlock do nothing.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr bool locks_work = false;
-#else
-inline constexpr bool locks_work = true;
-#endif
+inline constexpr bool locks_work = !under_asan && !under_tsan;
 
 /// Expects that so much of this process is locked into memory, as soon as what is unmapped
 /// elsewhere is gone.
