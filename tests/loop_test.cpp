@@ -17,13 +17,10 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
-#include <limits>
 #include <optional>
 #include <string>
 #include <thread>
 #include <utility>
-
-#include <malloc.h>
 
 namespace {
 
@@ -45,13 +42,6 @@ void elsewhere(Body body) {
 class never_waits : public testing::Test {
  protected:
   using work = asio::awaitable<void>;
-
-  // glibc reads a file, once, to count the processors when a thread makes one arena more than there
-  // are for certain, and another before it gives memory back.
-  static void SetUpTestSuite() {
-    ::mallopt(M_ARENA_MAX, 4);
-    ::mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
-  }
 
   /// Runs a coroutine, and what it leaves to be done, on a loop that is watched. The engine is
   /// started and ended elsewhere: to have one takes system calls that wait.

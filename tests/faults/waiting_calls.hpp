@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <fstream>
 #include <functional>
+#include <limits>
 #include <mutex>
 #include <sstream>
 #include <string>
@@ -26,6 +27,7 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -38,6 +40,10 @@ class waiting_calls {
  public:
   /// Runs `body` in a thread of its own and watches that; as syscall_gate::run.
   bool run(const std::function<void()>& body) {
+    // glibc reads a file, once, to count the processors when a thread makes one arena more than
+    // there are for certain, and another before it gives memory back.
+    ::mallopt(M_ARENA_MAX, 4);
+    ::mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
     return gate_.run([&] {
       watched_ = static_cast<pid_t>(::syscall(SYS_gettid));
       body();
