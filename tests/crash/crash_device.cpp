@@ -17,15 +17,12 @@
 // A process of its own and not a thread of the test: a process that ends cannot wait for a file
 // system that waits for one of its threads.
 
-#define FUSE_USE_VERSION 31  // NOLINT(readability-identifier-naming): the name is theirs
-
 #include "device_protocol.hpp"
 
-#include <fuse_lowlevel.h>
+#include "../faults/fuse_session.hpp"
 
 #include <algorithm>
 #include <cerrno>
-#include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -33,7 +30,6 @@
 #include <string_view>
 #include <vector>
 
-#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -221,21 +217,7 @@ int serve(const char* folder, device& d, int ready, int outside) {
   operations.fsync = on_fsync;
   // No fallocate: a discard would be a second kind of write, and mean the same.
 
-  char name[] = "crash_device";
-  char* arguments[] = {name, nullptr};
-  fuse_args args = FUSE_ARGS_INIT(1, arguments);
-  fuse_session* const session = fuse_session_new(&args, &operations, sizeof operations, &d);
-  fuse_opt_free_args(&args);
-  if (session == nullptr) return 1;
-  int status = 1;
-  if (fuse_session_mount(session, folder) == 0) {
-    const bool left = ::setns(outside, CLONE_NEWNS) == 0;
-    ::close(outside);
-    if (left && ::write(ready, "r", 1) == 1 && fuse_session_loop(session) == 0) status = 0;
-    fuse_session_unmount(session);
-  }
-  fuse_session_destroy(session);
-  return status;
+  return faults::serve("crash_device", operations, &d, folder, ready, outside, fuse_session_loop);
 }
 
 }  // namespace
@@ -245,11 +227,6 @@ int main(int argc, char** argv) {
     std::fputs("usage: crash_device FOLDER DISK LOG READY OUTSIDE\n", stderr);
     return 2;
   }
-  // When the test is killed, whoever waits for this disk must not wait forever: with this process
-  // the connection goes, and every request on it fails.
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  // Ctrl-C goes to the whole group, but the disk must outlast the file system on it.
-  std::signal(SIGINT, SIG_IGN);
   // Memory for a request must not be had by writing pages to this very disk.
   ::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
 

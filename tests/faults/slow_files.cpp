@@ -10,14 +10,11 @@
 // past a close as well, so that what was read is at hand. Requests are answered by as many threads
 // as it takes: each waits for itself.
 
-#define FUSE_USE_VERSION 31  // NOLINT(readability-identifier-naming): the name is theirs
-
-#include <fuse_lowlevel.h>
+#include "fuse_session.hpp"
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -26,9 +23,7 @@
 #include <thread>
 #include <vector>
 
-#include <sched.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -196,21 +191,8 @@ int serve(const char* where, folder& f, int ready, int outside) {
   operations.flush = on_flush;
   operations.release = on_flush;
 
-  char name[] = "slow_files";
-  char* arguments[] = {name, nullptr};
-  fuse_args args = FUSE_ARGS_INIT(1, arguments);
-  fuse_session* const session = fuse_session_new(&args, &operations, sizeof operations, &f);
-  fuse_opt_free_args(&args);
-  if (session == nullptr) return 1;
-  int status = 1;
-  if (fuse_session_mount(session, where) == 0) {
-    const bool left = ::setns(outside, CLONE_NEWNS) == 0;
-    ::close(outside);
-    if (left && ::write(ready, "r", 1) == 1 && fuse_session_loop_mt(session, 0) == 0) status = 0;
-    fuse_session_unmount(session);
-  }
-  fuse_session_destroy(session);
-  return status;
+  return faults::serve("slow_files", operations, &f, where, ready, outside,
+                       [](fuse_session* session) { return fuse_session_loop_mt(session, 0); });
 }
 
 }  // namespace
@@ -220,9 +202,6 @@ int main(int argc, char** argv) {
     std::fputs("usage: slow_files FOLDER READY OUTSIDE\n", stderr);
     return 2;
   }
-  // When the test is killed, whoever waits for these files must not wait forever.
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  std::signal(SIGINT, SIG_IGN);
   folder f;
   // What libfuse leaves behind is of no interest to a sanitizer.
   ::_exit(serve(argv[1], f, std::atoi(argv[2]), std::atoi(argv[3])));
