@@ -1480,6 +1480,11 @@ void file_state::resize_call_done(operation& op) noexcept {
     std::exchange(larger_, nullptr)->drop();
   }
   if (op.dropped) return end_resize(op, asio::error::operation_aborted);
+  if (op.is_final && error == asio::error::operation_aborted) {
+    // Who cancelled did not see yet that there is no way back.
+    op.cancel_requested = false;
+    return op.runner->submit(op);
+  }
   switch (op.step) {
   case waiting_for_copies:
     return error ? end_resize(op, error) : resize_when_unpinned(op);
@@ -1544,12 +1549,6 @@ void file_state::resize_call_done(operation& op) noexcept {
   case waiting_to_move:
     return error ? undo_growth(op, error) : resize_when_unpinned(op);
   case undoing:
-    if (error == asio::error::operation_aborted) {
-      // Who cancelled did not see yet that it is being taken back.
-      op.cancel_requested = false;
-      return op.runner->submit(op);
-    }
-    [[fallthrough]];
   default:
     return end_resize(op, resize_error_);
   }
