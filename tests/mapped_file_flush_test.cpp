@@ -7,6 +7,7 @@
 #include <mapio/backend.hpp>
 
 #include <asio/awaitable.hpp>
+#include <asio/bind_allocator.hpp>
 #include <asio/bind_cancellation_slot.hpp>
 #include <asio/buffer.hpp>
 #include <asio/cancellation_signal.hpp>
@@ -18,10 +19,12 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <string>
@@ -444,6 +447,53 @@ TEST_F(mapped_file_resize, happens_in_the_order_of_initiation) {
     EXPECT_EQ(fs::file_size(path_), 29 * page());
   }
   EXPECT_TRUE(same(to_string(file.map().view(0, page())), bytes_.substr(0, page())));
+}
+
+/// Calls `before` when it frees something.
+template <class T>
+struct observed_allocator {
+  using value_type = T;
+  explicit observed_allocator(std::function<void()>& b) noexcept : before(&b) {}
+  template <class U>
+  observed_allocator(const observed_allocator<U>& other) noexcept : before(other.before) {}
+  T* allocate(std::size_t n) { return std::allocator<T>().allocate(n); }
+  void deallocate(T* p, std::size_t n) noexcept {
+    (*before)();
+    std::allocator<T>().deallocate(p, n);
+  }
+  friend bool operator==(const observed_allocator&, const observed_allocator&) noexcept = default;
+
+  std::function<void()>* before;
+};
+
+TEST_F(mapped_file_resize, begins_once_the_handler_of_the_one_before_is_posted) {
+  mapped_file file = opened_with(bytes_);
+  std::atomic<bool> held = false;
+  std::atomic<bool> go_on = false;
+  // The memory of a verb is freed right before its handler is posted.
+  std::function<void()> hold_once = [&] {
+    if (held.exchange(true)) return;
+    EXPECT_TRUE(eventually([&] { return go_on.load(); }));
+  };
+  std::vector<int> order;
+  file.resize(2 * page(),
+              asio::bind_allocator(observed_allocator<char>(hold_once), [&](std::error_code ec) {
+                EXPECT_FALSE(ec) << ec.message();
+                order.push_back(0);
+              }));
+  std::thread loop([&] { EXPECT_TRUE(run_to_end(io_)); });
+  EXPECT_TRUE(eventually([&] { return held.load(); }));
+  file.resize(3 * page(), [&](std::error_code ec) {
+    EXPECT_FALSE(ec) << ec.message();
+    order.push_back(1);
+  });
+  // Long enough for the second one, were it not waiting; no less right if it is not.
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_EQ(file.size(), 2 * page());
+  go_on = true;
+  loop.join();
+  EXPECT_EQ(order, (std::vector<int>{0, 1}));
+  EXPECT_EQ(file.size(), 3 * page());
 }
 
 TEST_F(mapped_file_resize, shrinks_when_the_last_region_in_the_way_is_gone) {

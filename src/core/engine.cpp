@@ -148,8 +148,9 @@ engine::withdrawal engine::cancel(operation& op, bool only_waiting) noexcept {
 
 void engine::end_withdrawn(operation& op, withdrawal from) noexcept {
   op.error = asio::error::operation_aborted;
-  // A resize has not begun; whatever else waits in a file waits for a sync.
-  if (from == withdrawal::from_file && op.kind == verb::resize) return finish(op);
+  // Whatever else waits in a file waits for a sync.
+  if (from == withdrawal::from_file && op.kind == verb::resize)
+    return op.file->end_withdrawn_resize(op);
   if (from != withdrawal::none) op.done(&op);
 }
 
@@ -259,13 +260,10 @@ void let_go(operation& op) noexcept {
 
 void finish(operation& op) noexcept {
   let_go(op);
-  std::shared_ptr<file_state> resized;
-  if (op.kind == verb::resize) resized = op.file;
   if (op.home)
     op.home->deliver(op);
   else
     op.complete(&op, operation::delivery::post);
-  if (resized) resized->continue_resizes();
 }
 
 void continue_all(operation_list list) noexcept {

@@ -42,7 +42,8 @@ enum resize_step : std::uint8_t {
   unlocking_the_cut,
   undoing,
   mapping_larger,
-  waiting_to_move
+  waiting_to_move,
+  withdrawn_from_its_turn
 };
 
 std::uint64_t page_floor(std::uint64_t offset) noexcept {
@@ -1262,9 +1263,8 @@ bool file_state::withdraw(operation& op, bool interrupt) noexcept {
       undo_growth(op, asio::error::operation_aborted);
       return false;
     }
-    resize_under_way_ = nullptr;
-    if (extent* e = mapped())
-      e->limit.store(size_.load(std::memory_order_relaxed), std::memory_order_seq_cst);
+    op.step = withdrawn_from_its_turn;
+    end_turn();
     return true;
   }
   return resizes_.remove(op);
@@ -1328,7 +1328,7 @@ void file_state::continue_resizes() noexcept {
   const std::shared_ptr<file_state> keep = shared_from_this();
   std::unique_lock lock(mutex_);
   if (std::exchange(resizes_are_continued_, true)) return;
-  while (resize_under_way_ == nullptr && !resizes_.empty()) {
+  while (resize_under_way_ == nullptr && !resize_is_being_delivered_ && !resizes_.empty()) {
     operation* const op = resize_under_way_ = resizes_.pop();
     lock.unlock();
     advance_resize(*op);
@@ -1337,14 +1337,38 @@ void file_state::continue_resizes() noexcept {
   resizes_are_continued_ = false;
 }
 
+// Of the resize under way, with mutex_ held. The turn is not the next one's yet: on another thread
+// that could end, and its handler be posted, before the handler of this one.
+void file_state::end_turn() noexcept {
+  resize_under_way_ = nullptr;
+  resize_is_being_delivered_ = true;
+  if (extent* e = mapped())
+    e->limit.store(size_.load(std::memory_order_relaxed), std::memory_order_seq_cst);
+}
+
+void file_state::deliver_and_continue(operation& op, std::error_code error) noexcept {
+  const std::shared_ptr<file_state> keep = shared_from_this();
+  finish(op, error);
+  {
+    std::lock_guard lock(mutex_);
+    resize_is_being_delivered_ = false;
+  }
+  continue_resizes();
+}
+
 void file_state::end_resize(operation& op, std::error_code error) noexcept {
   {
     std::lock_guard lock(mutex_);
-    resize_under_way_ = nullptr;
-    if (extent* e = mapped())
-      e->limit.store(size_.load(std::memory_order_relaxed), std::memory_order_seq_cst);
+    end_turn();
   }
-  finish(op, error);
+  deliver_and_continue(op, error);
+}
+
+void file_state::end_withdrawn_resize(operation& op) noexcept {
+  if (op.step == withdrawn_from_its_turn)
+    deliver_and_continue(op, asio::error::operation_aborted);
+  else
+    finish(op, asio::error::operation_aborted);
 }
 
 void file_state::advance_resize(operation& op) noexcept {

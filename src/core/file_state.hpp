@@ -132,8 +132,8 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   void pins_dropped() noexcept;
   /// The policy's interval has passed.
   void policy_is_due(performer& clock) noexcept;
-  /// A resize is over or was withdrawn: the next one's turn.
-  void continue_resizes() noexcept;
+  /// Delivers a resize that withdraw() took back.
+  void end_withdrawn_resize(operation& op) noexcept;
 
  private:
   /// Tells whether a read of the mapping takes no disk; for pinned ranges.
@@ -188,6 +188,9 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   void move_to_larger(operation& op) noexcept;
   void unlock_the_cut(operation& op, std::uint64_t old_end) noexcept;
   void undo_growth(operation& op, std::error_code cause) noexcept;
+  void continue_resizes() noexcept;
+  void end_turn() noexcept;
+  void deliver_and_continue(operation& op, std::error_code error) noexcept;
   void end_resize(operation& op, std::error_code error) noexcept;
   std::error_code shut(const operation* closing) noexcept;
   void let_go_of_mapping(bool here) noexcept;
@@ -213,6 +216,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   operation_list resizes_;  // waiting for their turn
   operation* resize_under_way_ = nullptr;
   bool resize_waits_for_pins_ = false;
+  bool resize_is_being_delivered_ = false;
   bool resizes_are_continued_ = false;
   std::error_code resize_error_;  // why the growth under way is being undone
   extent* larger_ = nullptr;      // mapped ahead by the growth under way
