@@ -13,6 +13,7 @@
 #include "core/flush_scheduler.hpp"
 #include "core/page_locks.hpp"
 #include "core/range_set.hpp"
+#include "core/recent_pages.hpp"
 #include "faults/seccomp_filter.hpp"
 
 #include <mapio/mapped_file.hpp>
@@ -387,6 +388,42 @@ TEST(PageLocks, OfACancelledCallAreTakenBackAndNoOthers) {
   support::expect_locked(3 * page());
   ASSERT_FALSE(locks.unlock(e, 0, size));
   support::expect_locked(0);
+}
+
+// --- recent pages
+// ----------------------------------------------------------------------------------------------------------
+
+TEST(RecentPages, AreKnownByAnyByteOfThem) {
+  recent_pages recent;
+  EXPECT_FALSE(recent.holds(3 * page()));
+  recent.add(3 * page() + 17);
+  EXPECT_TRUE(recent.holds(3 * page()));
+  EXPECT_TRUE(recent.holds(4 * page() - 1));
+  EXPECT_FALSE(recent.holds(4 * page()));
+  EXPECT_FALSE(recent.holds(2 * page()));
+}
+
+TEST(RecentPages, AreTakenForOthersRarelyHoweverTheyAreSpread) {
+  for (const std::uint64_t stride :
+       {std::uint64_t{1}, std::uint64_t{256}, std::uint64_t{1} << 16, std::uint64_t{1} << 20}) {
+    recent_pages recent;
+    const auto at = [&](std::uint64_t i) { return i * stride * page(); };
+    std::uint64_t mistaken = 0;
+    for (std::uint64_t i = 0; i < 10'000; ++i) {
+      if (recent.holds(at(i))) ++mistaken;
+      recent.add(at(i));
+      EXPECT_TRUE(recent.holds(at(i)));
+    }
+    EXPECT_LT(mistaken, 1'500U) << stride;
+  }
+}
+
+TEST(RecentPages, AreForgottenInTime) {
+  recent_pages recent;
+  recent.add(0);
+  for (std::uint64_t i = 1; i <= 2 * recent_pages::most; ++i)
+    recent.add(i * page());
+  EXPECT_FALSE(recent.holds(0));
 }
 
 // --- flush lanes, by hand

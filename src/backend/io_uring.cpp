@@ -53,6 +53,9 @@ constexpr std::uint64_t nanoseconds_per_second = 1'000'000'000;
 constexpr std::uint8_t place_queued = 2;
 constexpr std::uint8_t place_running = 3;
 
+// What call::fetch reads into: nobody looks at it, so all may at once.
+std::array<std::byte, platform::most_fetched> unwanted;
+
 /// For operation::is_refused. Never the same twice, in whatever ring.
 std::uint64_t next_batch() noexcept {
   static std::atomic<std::uint64_t> last{0};
@@ -257,6 +260,8 @@ bool ring::has_opcode(const operation& op) const noexcept {
     return opcodes_[IORING_OP_WRITE] && opcodes_[IORING_OP_WRITEV];
   case call::read_file:
     return opcodes_[IORING_OP_READ] && opcodes_[IORING_OP_READV];
+  case call::fetch:
+    return opcodes_[IORING_OP_READ];
   case call::sync:
   case call::sync_name:
     return opcodes_[IORING_OP_FSYNC];
@@ -334,6 +339,9 @@ void ring::prepare(io_uring_sqe& sqe, operation& op) {
     break;
   case call::read_file:
     prepare_transfer(sqe, op, IORING_OP_READ, IORING_OP_READV);
+    break;
+  case call::fetch:
+    io_uring_prep_read(&sqe, op.handle, unwanted.data(), static_cast<unsigned>(op.count), op.at);
     break;
   case call::sync:
     // liburing's helper leaves the range at 0, which is the whole file.

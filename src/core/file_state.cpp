@@ -864,12 +864,12 @@ std::error_code file_state::is_resident(std::uint64_t offset, std::uint64_t leng
     all = true;
     return {};
   }
-  return is_in_memory(*e, offset, length, all);
+  return is_in_memory(e->base() + offset, offset, length, all);
 }
 
-std::error_code file_state::is_in_memory(const extent& e, std::uint64_t offset,
+std::error_code file_state::is_in_memory(const std::byte* address, std::uint64_t offset,
                                          std::uint64_t length, bool& all) noexcept {
-  if (!hides_residency_) return platform::resident(e.base() + offset, length, all);
+  if (!hides_residency_) return platform::resident(address, length, all);
   if (!file_->try_retain()) return errc::not_open;
   all = platform::is_cached(file_->get(), offset, length);
   file_->release();
@@ -1010,11 +1010,8 @@ bool file_state::start_update(operation& op) noexcept {
     };
     return submit(op);
   }
-  if (medium_ != medium::network)
-    op.is_refused = [](operation* self, std::uint64_t batch) noexcept {
-      return self->file->is_cut(*self, batch);
-    };
   if (worth) {
+    if (medium_ != medium::network) op.is_refused = is_cut;
     worker_stores_.fetch_add(1, std::memory_order_relaxed);
     op.what = call::populate_write;
     op.at = page_floor(op.offset);
@@ -1037,33 +1034,74 @@ bool file_state::start_update(operation& op) noexcept {
     return submit(op);
   }
   file_writes_.fetch_add(1, std::memory_order_relaxed);
+  if (!fetch_for_writing(op)) write_awaited(op);
+  return submit(op);
+}
+
+// A write to a part of a page that is not in memory reads the page, and keeps every other write to
+// the file waiting meanwhile. Reading it before that can be done for many at a time.
+bool file_state::fetch_for_writing(operation& op) noexcept {
+  if (medium_ != medium::local) return false;
+  const std::uint64_t end = op.offset + op.length;
+  const std::uint64_t first = page_floor(op.offset);
+  const std::uint64_t last = page_floor(end);
+  while (op.step < 2) {
+    const bool at_front = op.step++ == 0;
+    const bool in_part =
+        at_front ? op.offset != first || end - first < page_size() : end != last && last != first;
+    const std::uint64_t at = at_front ? first : last;
+    if (!in_part || recent_.holds(at) || op.range.owner()->dirty.any(at, at + 1)) continue;
+    op.what = call::fetch;
+    op.at = at;
+    op.count = 1;
+    op.done = [](operation* self) noexcept {
+      if (self->dropped || self->error == asio::error::operation_aborted ||
+          self->cancel_requested.load(std::memory_order_relaxed))
+        return finish(*self, asio::error::operation_aborted);
+      // What is wrong with the page is for the write to find out.
+      self->error = {};
+      self->file->recent_.add(self->at);
+      if (!self->file->fetch_for_writing(*self)) self->file->write_awaited(*self);
+      self->runner->submit(*self);
+    };
+    return true;
+  }
+  return false;
+}
+
+void file_state::write_awaited(operation& op) noexcept {
+  if (medium_ != medium::network) op.is_refused = is_cut;
   op.failures_seen = flushes_.failures();
   op.what = call::write_file;
   op.at = op.offset;
   op.count = op.length;
   op.done = [](operation* self) noexcept {
-    if (self->transferred != 0)
-      self->file->mark_written(*self->range.owner(), self->offset, self->offset + self->transferred,
-                               self->failures_seen);
-    if (self->dropped || self->file->end_update(*self)) finish(*self);
+    file_state& file = *self->file;
+    if (self->transferred != 0) {
+      const std::uint64_t end = self->offset + self->transferred;
+      file.mark_written(*self->range.owner(), self->offset, end, self->failures_seen);
+      file.recent_.add(self->offset);
+      file.recent_.add(end - 1);
+    }
+    if (self->dropped || file.end_update(*self)) finish(*self);
   };
-  return submit(op);
 }
 
 // A write would silently extend a file that somebody cut meanwhile; a store there is a fault. The
 // look costs as much as half the update around it, so one does for all that is submitted at once.
-bool file_state::is_cut(operation& op, std::uint64_t batch) noexcept {
+bool file_state::is_cut(operation* op, std::uint64_t batch) noexcept {
+  file_state& file = *op->file;
   {
     // Another ring's look must not come between this one's and its use.
-    std::lock_guard lock(real_size_mutex_);
-    if (batch == 0 || real_size_batch_ != batch) {
-      if (platform::file_size(op.handle, real_size_)) return false;
-      real_size_batch_ = batch;
+    std::lock_guard lock(file.real_size_mutex_);
+    if (batch == 0 || file.real_size_batch_ != batch) {
+      if (platform::file_size(op->handle, file.real_size_)) return false;
+      file.real_size_batch_ = batch;
     }
-    if (real_size_ >= op.offset + op.length) return false;
+    if (file.real_size_ >= op->offset + op->length) return false;
   }
-  page_faults_.fetch_add(1, std::memory_order_relaxed);
-  op.error = errc::page_fault;
+  file.page_faults_.fetch_add(1, std::memory_order_relaxed);
+  op->error = errc::page_fault;
   return true;
 }
 
@@ -1083,7 +1121,8 @@ bool file_state::start_read(operation& op) noexcept {
     self->error = error_of(why);
   };
   bool resident = false;
-  if (op.length <= most_at_once && !is_in_memory(*e, op.offset, op.length, resident) && resident) {
+  if (op.length <= most_at_once &&
+      !is_in_memory(e->base() + op.offset, op.offset, op.length, resident) && resident) {
     reads_at_once_.fetch_add(1, std::memory_order_relaxed);
     copy(&op);
     return true;
@@ -1205,27 +1244,53 @@ bool file_state::start_view(view_operation& op) noexcept {
   const std::byte* const first = e->base() + op.offset;
   op.result =
       region_access::make(std::move(p), first, static_cast<std::size_t>(op.length), op.offset);
-  bool resident = false;
   // The look at a chunk is worth it also if it is large: its pages have just been brought in.
   const std::uint64_t most =
       op.kind == verb::next_chunk && !hides_residency_ ? populate_piece : most_at_once;
-  if (op.length <= most && !is_in_memory(*e, op.offset, op.length, resident) && resident) {
-    // In memory is not yet in the page table; that takes no disk, so it is done here.
-    std::byte touched;
-    const std::uint64_t page = page_size();
-    bool mapped = true;
-    for (std::uint64_t at = 0; at < op.length && mapped;
-         at = page_floor(op.offset + at + page) - op.offset)
-      mapped = platform::guarded_copy(&touched, first + at, 1) == 1;
-    if (mapped) {
-      reads_at_once_.fetch_add(1, std::memory_order_relaxed);
-      return true;
-    }
+  if (op.length <= most && map_if_in_memory(op)) {
+    reads_at_once_.fetch_add(1, std::memory_order_relaxed);
+    return true;
   }
   reads_off_loop_.fetch_add(1, std::memory_order_relaxed);
-  populate_next(op);
+  if (!fetch_for_viewing(op)) populate_next(op);
   if (!submit(op)) return false;
   op.result = region();
+  return true;
+}
+
+// In memory is not yet in the page table; that takes no disk, so it may be done on the loop.
+bool file_state::map_if_in_memory(const view_operation& op) noexcept {
+  const std::byte* const first = op.result.data();
+  bool resident = false;
+  if (is_in_memory(first, op.offset, op.length, resident) || !resident) return false;
+  std::byte touched;
+  for (std::uint64_t at = op.offset; at < op.offset + op.length; at = page_floor(at + page_size()))
+    if (platform::guarded_copy(&touched, first + (at - op.offset), 1) != 1) return false;
+  return true;
+}
+
+// A fault reads all around its page, as far as the device's read-ahead goes. A read brings in what
+// it is asked for, and more only where one follows the other.
+bool file_state::fetch_for_viewing(view_operation& op) noexcept {
+  if (op.kind != verb::view || op.length > platform::most_fetched || medium_ != medium::local ||
+      !use_file(op))
+    return false;
+  op.what = call::fetch;
+  op.at = op.offset;
+  op.count = op.length;
+  op.done = [](operation* self) noexcept {
+    auto& view = static_cast<view_operation&>(*self);
+    if (self->dropped || self->error == asio::error::operation_aborted ||
+        self->cancel_requested.load(std::memory_order_relaxed)) {
+      view.result = region();
+      return finish(*self, asio::error::operation_aborted);
+    }
+    // What is wrong with the pages is for the mapping of them to find out.
+    self->error = {};
+    if (self->file->map_if_in_memory(view)) return finish(*self);
+    self->file->populate_next(*self);
+    self->runner->submit(*self);
+  };
   return true;
 }
 

@@ -6,6 +6,7 @@
 #include "operation_list.hpp"
 #include "page_locks.hpp"
 #include "platform/platform.hpp"
+#include "recent_pages.hpp"
 
 #include <mapio/detail/operation.hpp>
 #include <mapio/mapping.hpp>
@@ -137,10 +138,14 @@ class file_state final : public std::enable_shared_from_this<file_state> {
 
  private:
   /// Tells whether a read of the mapping takes no disk; for pinned ranges.
-  std::error_code is_in_memory(const extent& e, std::uint64_t offset, std::uint64_t length,
+  std::error_code is_in_memory(const std::byte* address, std::uint64_t offset, std::uint64_t length,
                                bool& all) noexcept;
+  bool map_if_in_memory(const view_operation& op) noexcept;
+  bool fetch_for_viewing(view_operation& op) noexcept;
   bool start_update(operation& op) noexcept;
-  bool is_cut(operation& op, std::uint64_t batch) noexcept;
+  bool fetch_for_writing(operation& op) noexcept;
+  void write_awaited(operation& op) noexcept;
+  static bool is_cut(operation* op, std::uint64_t batch) noexcept;
   bool start_read(operation& op) noexcept;
   bool start_prefetch(operation& op) noexcept;
   bool start_lock_change(operation& op) noexcept;
@@ -228,6 +233,8 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   std::atomic<std::uint64_t> counted_{0};  // bytes or writes, by the policy, since the last flush
   std::atomic<bool> policy_flush_under_way_{false};
   std::atomic<std::uint32_t> policy_clears_{0};
+
+  recent_pages recent_;  // that need not be read before a part of them is written
 
   std::atomic<std::uint64_t> stores_{0};
   std::atomic<std::uint64_t> worker_stores_{0};

@@ -78,6 +78,8 @@ bool is_cached(native_handle_type file, std::uint64_t offset, std::uint64_t leng
 bool count_dirty(native_handle_type file, std::uint64_t offset, std::uint64_t length,
                  std::uint64_t& pages) noexcept;
 
+/// Bytes that one call::fetch may be of.
+inline constexpr std::size_t most_fetched = std::size_t{64} << 10;
 /// Carries out op.what, blocking; sets error and transferred.
 void perform(operation& op) noexcept;
 

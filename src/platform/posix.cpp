@@ -401,6 +401,14 @@ void perform(operation& op) noexcept {
   case call::read_file:
     return transfer_all(
         op, [&](const iovec* v, int n, off_t at) { return ::preadv(op.handle, v, n, at); });
+  case call::fetch: {
+    std::array<std::byte, most_fetched> unwanted;
+    if (retry_interrupted([&] {
+          return ::pread(op.handle, unwanted.data(), op.count, static_cast<off_t>(op.at));
+        }) < 0)
+      op.error = last_error();
+    return;
+  }
   case call::sync:
     return posix::sync(op);
   case call::sync_name:

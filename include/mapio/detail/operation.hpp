@@ -64,6 +64,7 @@ enum class call : std::uint8_t {
   work,             // operation::work: a piece of core that may block
   write_file,       // pwrite until done
   read_file,        // pread until done
+  fetch,            // have the pages of a short range read, into the cache alone
   sync,             // data, and the metadata needed to read it back; length 0 = the whole file
   sync_name,        // a directory
   start_writeback,  // begin writing dirty pages
