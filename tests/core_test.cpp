@@ -15,6 +15,7 @@
 #include "core/range_set.hpp"
 #include "core/recent_pages.hpp"
 #include "faults/seccomp_filter.hpp"
+#include "faults/syscall_gate.hpp"
 
 #include <mapio/mapped_file.hpp>
 
@@ -388,6 +389,24 @@ TEST(PageLocks, OfACancelledCallAreTakenBackAndNoOthers) {
   support::expect_locked(3 * page());
   ASSERT_FALSE(locks.unlock(e, 0, size));
   support::expect_locked(0);
+}
+
+TEST(PageLocks, StayWhereTheOsDoesNotTakeThemBack) {
+  if (!support::locks_work) GTEST_SKIP() << "a sanitizer makes mlock do nothing";
+  const support::temp_dir dir;
+  const auto state = open_state(dir / "f", 4 * page());
+  const extent& e = *state->mapped();
+  page_locks locks;
+  const std::atomic<bool> wanted{false};
+  ASSERT_FALSE(locks.lock(e, 0, 4 * page(), wanted));
+  faults::syscall_gate gate({SYS_munlock}, [](const faults::syscall_gate::call&) {
+    return faults::syscall_gate::fail(ENOMEM);
+  });
+  if (!gate.run([&] { EXPECT_EQ(locks.unlock(e, 0, page()), std::errc::not_enough_memory); }))
+    GTEST_SKIP() << "seccomp does not let us fail system calls";
+  EXPECT_TRUE(locks.any(0, page())) << "who moves the mapping would leave it unlocked";
+  ASSERT_FALSE(locks.unlock(e, 0, 4 * page()));
+  EXPECT_FALSE(locks.any(0, 4 * page()));
 }
 
 // --- recent pages

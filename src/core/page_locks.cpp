@@ -30,7 +30,11 @@ std::error_code page_locks::lock(const extent& e, std::uint64_t begin, std::uint
     if (!error && at < end && cancelled.load(std::memory_order_relaxed))
       error = asio::error::operation_aborted;
   }
-  if (!error) error = change([&](range_set& ranges) { ranges.add(begin, end); });
+  if (!error)
+    error = change([&](range_set& ranges) {
+      ranges.add(begin, end);
+      return std::error_code();
+    });
   if (error) unlock_what_was_not(e, begin, at);
   return error;
 }
@@ -38,12 +42,11 @@ std::error_code page_locks::lock(const extent& e, std::uint64_t begin, std::uint
 std::error_code page_locks::unlock(const extent& e, std::uint64_t begin,
                                    std::uint64_t end) noexcept {
   std::lock_guard turn(turn_);
-  const std::error_code error = change([&](range_set& ranges) {
+  return change([&](range_set& ranges) {
     std::vector<range_set::range> unlocked;
     ranges.take(begin, end, unlocked);
+    return platform::unlock_pages(e.base() + begin, end - begin);
   });
-  if (error) return error;
-  return platform::unlock_pages(e.base() + begin, end - begin);
 }
 
 bool page_locks::any(std::uint64_t begin, std::uint64_t end) const noexcept {
@@ -72,12 +75,12 @@ bool page_locks::are_repeated() const noexcept {
   return changes_ == repeated_changes_;
 }
 
-// Without memory for it nothing has changed.
+// Without memory for it, or after an error, nothing has changed.
 template <class Change>
 std::error_code page_locks::change(Change change) noexcept {
   try {
     range_set changed = ranges_;
-    change(changed);
+    if (const std::error_code error = change(changed)) return error;
     std::lock_guard guard(mutex_);
     ranges_ = std::move(changed);
     ++changes_;
