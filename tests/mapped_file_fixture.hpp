@@ -32,7 +32,7 @@ using mapio::mapped_file;
 struct outcome {
   int calls = 0;
   std::error_code error;
-  std::size_t bytes = 0;
+  std::uint64_t bytes = 0;
   mapio::region region;
 
   /// A handler for any verb. The outcome must outlive it.
@@ -46,7 +46,7 @@ struct outcome {
   bool ok() const { return calls == 1 && !error; }
 
  private:
-  void keep(std::size_t n) { bytes = n; }
+  void keep(std::uint64_t n) { bytes = n; }
   void keep(mapio::region r) { region = std::move(r); }
 };
 
@@ -115,6 +115,7 @@ void start_every_verb(mapped_file& file, verb_memory& memory, Make make) {
   file.flush_range(0, 64, make("flush_range"));
   file.flush_range(0, 64, mapio::durability::started, make("flush_range started"));
   file.resize(file.size() + page(), make("resize"));
+  file.refresh(make("refresh"));
   file.prefetch(make("prefetch"));
   file.prefetch(0, 64, make("prefetch range"));
   file.lock_pages(make("lock_pages"));
@@ -125,7 +126,7 @@ void start_every_verb(mapped_file& file, verb_memory& memory, Make make) {
   memory.other.open(memory.path, make("open for reading"));
   memory.other.open(memory.path, read_write(), make("open"));
 }
-inline constexpr int every_verb = 16;
+inline constexpr int every_verb = 17;
 
 /// Starts one of every verb that needs an open file, on a file that is not.
 template <class Make>
@@ -137,6 +138,7 @@ void start_every_verb_but_open(mapped_file& file, verb_memory& memory, Make make
   file.flush(mapio::durability::started, make("flush started"));
   file.flush_range(0, 0, make("flush_range"));
   file.resize(page(), make("resize"));
+  file.refresh(make("refresh"));
   file.prefetch(make("prefetch"));
   file.prefetch(0, 0, make("prefetch range"));
   file.lock_pages(make("lock_pages"));
@@ -146,7 +148,7 @@ void start_every_verb_but_open(mapped_file& file, verb_memory& memory, Make make
   file.view(0, 0, make("view"));
   file.close(make("close"));
 }
-inline constexpr int every_verb_but_open = 15;
+inline constexpr int every_verb_but_open = 16;
 
 }  // namespace support
 

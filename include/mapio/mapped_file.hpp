@@ -351,6 +351,28 @@ class basic_mapped_file {
         std::forward<Token>(token), detail::range_arguments{detail::verb::resize, 0, new_size});
   }
 
+  /// Adopts the size that the file has now, if somebody else changed it.
+  ///
+  /// What was cut is out of range at completion; regions that reach there stay mapped, and touching
+  /// their bytes raises SIGBUS as before. A larger size that does not fit into capacity() moves the
+  /// mapping, once no region is left. Takes its turn among the resizes of the file.
+  ///
+  /// @par Completion signature
+  ///   void(std::error_code, std::uint64_t): the size in bytes; after an error, as it was known
+  ///   before.
+  /// @par Errors
+  ///   errc::unsupported (copy-on-write), errc::not_open, else the OS code.
+  /// @par Cancellation
+  ///   terminal, partial, total while it waits for its turn or for regions; the size that is known
+  ///   is then what it was.
+  /// @par Example
+  ///   std::uint64_t grown = co_await log.refresh();  // another process appends to it
+  template <class Token = token_type>
+  auto refresh(Token&& token = Token()) {
+    return initiate<detail::length_result>(
+        std::forward<Token>(token), detail::range_arguments{detail::verb::resize, 0, 0, true});
+  }
+
   /// Brings the whole file into memory, off the loop; see prefetch(offset, length).
   ///
   /// The file counts as it is when the verb is initiated.

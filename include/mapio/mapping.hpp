@@ -370,6 +370,27 @@ class mapping {
   /// Resizes without throwing.
   MAPIO_DECL void resize(std::uint64_t new_size, std::error_code& error);
 
+  /// Adopts the size that the file has now, if somebody else changed it, and returns it.
+  ///
+  /// What was cut is out of range from then on; regions that reach there stay mapped, and touching
+  /// their bytes raises SIGBUS as before. A larger size that does not fit into capacity() moves the
+  /// mapping. Takes its turn among the resizes of the file.
+  ///
+  /// @return The size in bytes; after an error, the size as it was known before.
+  /// @par Errors
+  ///   errc::pinned: a region lives and the mapping would have to move; errc::unsupported
+  ///   (copy-on-write), errc::not_open, else the OS code.
+  /// @par Example
+  ///   const std::uint64_t grown = log.refresh();  // another process appends to it
+  std::uint64_t refresh() {
+    std::error_code error;
+    const std::uint64_t size_now = refresh(error);
+    if (error) detail::throw_error(error, "refresh");
+    return size_now;
+  }
+  /// Adopts the size without throwing.
+  MAPIO_DECL std::uint64_t refresh(std::error_code& error);
+
   /// Brings the whole file into memory.
   void prefetch() {
     std::error_code error;

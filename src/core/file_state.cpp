@@ -36,6 +36,7 @@ constexpr std::uint64_t largest_size = std::uint64_t{1} << 47;
 constexpr std::uint64_t no_end = std::numeric_limits<std::uint64_t>::max();
 
 enum resize_step : std::uint8_t {
+  asking_for_size,
   waiting_for_copies,
   cutting,
   growing,
@@ -820,6 +821,16 @@ std::error_code file_state::resize(std::uint64_t new_size) noexcept {
   return op.error;
 }
 
+std::error_code file_state::refresh(std::uint64_t& size_now) noexcept {
+  blocking_operation op;
+  op.kind = verb::resize;
+  op.flag = true;
+  op.file = shared_from_this();
+  if (!start_resize(op)) op.wait(*this);
+  size_now = op.transferred;
+  return op.error;
+}
+
 std::error_code file_state::prefetch(bool whole_file, std::uint64_t offset,
                                      std::uint64_t length) noexcept {
   if (!is_open()) return errc::not_open;
@@ -1371,8 +1382,15 @@ std::error_code file_state::check_resize(std::uint64_t new_size) const noexcept 
   return {};
 }
 
+std::error_code file_state::check_refresh() const noexcept {
+  if (!is_open()) return errc::not_open;
+  // What was stored privately cannot move with the mapping.
+  if (options_.mode == access::copy_on_write) return errc::unsupported;
+  return {};
+}
+
 bool file_state::start_resize(operation& op) noexcept {
-  op.error = check_resize(op.length);
+  op.error = op.flag ? check_refresh() : check_resize(op.length);
   if (op.error) return true;
   op.done = [](operation* self) noexcept { self->file->resize_call_done(*self); };
   if (op.home && !op.home->enroll(op)) {
@@ -1422,6 +1440,7 @@ void file_state::deliver_and_continue(operation& op, std::error_code error) noex
 }
 
 void file_state::end_resize(operation& op, std::error_code error) noexcept {
+  if (op.flag) op.transferred = size();
   {
     std::lock_guard lock(mutex_);
     end_turn();
@@ -1439,6 +1458,7 @@ void file_state::end_withdrawn_resize(operation& op) noexcept {
 void file_state::advance_resize(operation& op) noexcept {
   extent* const e = mapped();
   if (e == nullptr || !use_file(op)) return end_resize(op, errc::not_open);
+  if (op.flag) return ask_for_size(op);
   const std::uint64_t size = size_.load(std::memory_order_relaxed);
   if (op.length == size) return end_resize(op, {});
   if (op.length > size) {
@@ -1458,6 +1478,27 @@ void file_state::advance_resize(operation& op) noexcept {
     }
   };
   op.runner->submit(op);
+}
+
+void file_state::ask_for_size(operation& op) noexcept {
+  op.step = asking_for_size;
+  op.what = call::work;
+  op.work = [](operation* self) noexcept {
+    self->error = platform::current_size(self->handle, self->length);
+  };
+  op.runner->submit(op);
+}
+
+// Nothing is waited for that reaches beyond a smaller size: its bytes are gone as it is.
+void file_state::adopt_size(operation& op) noexcept {
+  extent* const e = mapped();
+  if (e == nullptr) return end_resize(op, errc::not_open);
+  if (op.length > largest_size) return end_resize(op, make_error_code(std::errc::file_too_large));
+  const std::uint64_t size = size_.load(std::memory_order_relaxed);
+  if (op.length == size) return end_resize(op, {});
+  if (op.length > size) return op.length > e->capacity() ? map_larger(op) : publish_growth(op);
+  e->limit.store(op.length, std::memory_order_seq_cst);
+  publish_cut(op);
 }
 
 // A shrink waits for pins of what it cuts, a move for all of them. Somebody blocked does not wait
@@ -1535,7 +1576,9 @@ void file_state::undo_growth(operation& op, std::error_code cause) noexcept {
   op.is_final = true;
   op.cancel_requested = false;
   op.step = undoing;
-  op.what = call::truncate;
+  // Whose growth it was not takes nothing back.
+  op.what = op.flag ? call::work : call::truncate;
+  op.work = [](operation*) noexcept {};
   op.at = size_.load(std::memory_order_relaxed);
   op.address = nullptr;
   op.runner->submit(op);
@@ -1561,8 +1604,56 @@ void file_state::unlock_the_cut(operation& op, std::uint64_t old_end) noexcept {
   op.runner->submit(op);
 }
 
+void file_state::publish_growth(operation& op) noexcept {
+  {
+    std::lock_guard lock(mutex_);
+    // In this order, so that who sees the new size may use it.
+    if (extent* grown = mapped()) grown->limit.store(op.length, std::memory_order_seq_cst);
+    size_.store(op.length, std::memory_order_release);
+    flushes_.size_changed();
+  }
+  end_resize(op, {});
+}
+
+void file_state::publish_cut(operation& op) noexcept {
+  const std::uint64_t old_end = page_ceil(size_.load(std::memory_order_relaxed));
+  {
+    std::lock_guard lock(mutex_);
+    size_.store(op.length, std::memory_order_release);
+    if (extent* e = mapped()) {
+      e->stored.clear(page_ceil(op.length), old_end);
+      e->dirty.clear(page_ceil(op.length), old_end);
+    }
+    flushes_.size_changed();
+  }
+  unlock_the_cut(op, old_end);
+}
+
+void file_state::map_larger(operation& op) noexcept {
+  op.step = mapping_larger;
+  op.what = call::work;
+  op.work = [](operation* self) noexcept {
+    file_state& file = *self->file;
+    extent* const current = file.mapped();
+    if (current == nullptr) {
+      self->error = errc::not_open;
+      return;
+    }
+    std::uint64_t capacity = page_ceil(self->length);
+    if (file.mode() == access::read_write)
+      capacity = file.options_.reserve != 0 ? std::max(capacity, 2 * current->capacity())
+                                            : automatic_capacity(self->length);
+    self->error =
+        map_at_most(self->handle, file.options_.mode, self->length, capacity, file.larger_);
+    if (self->error) return;
+    // It may be given up before it takes its place, by a loop.
+    file.larger_->dispose_like(*current);
+    self->error = file.locks_.repeat_in(*file.larger_);
+  };
+  op.runner->submit(op);
+}
+
 void file_state::resize_call_done(operation& op) noexcept {
-  const std::uint64_t size = size_.load(std::memory_order_relaxed);
   const std::error_code error = std::exchange(op.error, {});
   if (larger_ != nullptr && (op.dropped || op.step == undoing)) {
     larger_->release();
@@ -1575,21 +1666,12 @@ void file_state::resize_call_done(operation& op) noexcept {
     return op.runner->submit(op);
   }
   switch (op.step) {
+  case asking_for_size:
+    return error ? end_resize(op, error) : adopt_size(op);
   case waiting_for_copies:
     return error ? end_resize(op, error) : resize_when_unpinned(op);
-  case cutting: {
-    if (error) return end_resize(op, error);
-    {
-      std::lock_guard lock(mutex_);
-      size_.store(op.length, std::memory_order_release);
-      if (extent* e = mapped()) {
-        e->stored.clear(page_ceil(op.length), page_ceil(size));
-        e->dirty.clear(page_ceil(op.length), page_ceil(size));
-      }
-      flushes_.size_changed();
-    }
-    return unlock_the_cut(op, page_ceil(size));
-  }
+  case cutting:
+    return error ? end_resize(op, error) : publish_cut(op);
   case unlocking_the_cut:
     return end_resize(op, {});
   case growing: {
@@ -1601,36 +1683,7 @@ void file_state::resize_call_done(operation& op) noexcept {
     if (error) return undo_growth(op, error);
     const extent* const e = mapped();
     if (e == nullptr) return undo_growth(op, errc::not_open);
-    if (op.length > e->capacity()) {
-      op.step = mapping_larger;
-      op.what = call::work;
-      op.work = [](operation* self) noexcept {
-        file_state& file = *self->file;
-        extent* const current = file.mapped();
-        if (current == nullptr) {
-          self->error = errc::not_open;
-          return;
-        }
-        const std::uint64_t capacity =
-            file.options_.reserve != 0 ? std::max(page_ceil(self->length), 2 * current->capacity())
-                                       : automatic_capacity(self->length);
-        self->error =
-            map_at_most(self->handle, file.options_.mode, self->length, capacity, file.larger_);
-        if (self->error) return;
-        // It may be given up before it takes its place, by a loop.
-        file.larger_->dispose_like(*current);
-        self->error = file.locks_.repeat_in(*file.larger_);
-      };
-      return op.runner->submit(op);
-    }
-    {
-      std::lock_guard lock(mutex_);
-      // In this order, so that who sees the new size may use it.
-      if (extent* grown = mapped()) grown->limit.store(op.length, std::memory_order_seq_cst);
-      size_.store(op.length, std::memory_order_release);
-      flushes_.size_changed();
-    }
-    return end_resize(op, {});
+    return op.length > e->capacity() ? map_larger(op) : publish_growth(op);
   }
   case mapping_larger:
     if (error) return undo_growth(op, error);

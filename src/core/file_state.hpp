@@ -86,6 +86,8 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   std::error_code flush(bool whole_file, std::uint64_t offset, std::uint64_t length,
                         durability level) noexcept;
   std::error_code resize(std::uint64_t new_size) noexcept;
+  /// Adopts the size that the file has.
+  std::error_code refresh(std::uint64_t& size_now) noexcept;
   std::error_code prefetch(bool whole_file, std::uint64_t offset, std::uint64_t length) noexcept;
   /// verb::lock_pages or verb::unlock_pages.
   std::error_code change_lock(verb kind, bool whole_file, std::uint64_t offset,
@@ -186,6 +188,12 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   void flush_by_policy(const std::shared_ptr<engine>& home, performer& runner) noexcept;
 
   std::error_code check_resize(std::uint64_t new_size) const noexcept;
+  std::error_code check_refresh() const noexcept;
+  void ask_for_size(operation& op) noexcept;
+  void adopt_size(operation& op) noexcept;
+  void publish_growth(operation& op) noexcept;
+  void publish_cut(operation& op) noexcept;
+  void map_larger(operation& op) noexcept;
   void advance_resize(operation& op) noexcept;
   void resize_when_unpinned(operation& op) noexcept;
   void resize_call_done(operation& op) noexcept;

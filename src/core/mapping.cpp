@@ -154,6 +154,12 @@ void mapping::flush_range(std::uint64_t offset, std::uint64_t length, durability
   error = state_ ? state_->flush(false, offset, length, level) : not_open;
 }
 
+std::uint64_t mapping::refresh(std::error_code& error) {
+  std::uint64_t size_now = 0;
+  error = state_ ? state_->refresh(size_now) : not_open;
+  return size_now;
+}
+
 void mapping::resize(std::uint64_t new_size, std::error_code& error) {
   error = state_ ? state_->resize(new_size) : not_open;
 }

@@ -131,15 +131,26 @@ bool posix::hides_residency(int file, std::uint64_t size) noexcept {
   return hides;
 }
 
-std::error_code file_size(native_handle_type file, std::uint64_t& size) noexcept {
-  // The size alone: whoever asks for the times too makes the next write stamp the inode anew
-  // (Linux 6.13: timestamps as fine as anybody looks), and the next sync journal it.
-  // And what the kernel knows: loops ask this, and the server of a FUSE file system may be slow.
+namespace {
+
+// The size alone: whoever asks for the times too makes the next write stamp the inode anew
+// (Linux 6.13: timestamps as fine as anybody looks), and the next sync journal it.
+std::error_code ask_for_size(int file, int how, std::uint64_t& size) noexcept {
   struct statx status {};
-  if (::statx(file, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &status) != 0)
-    return last_error();
+  if (::statx(file, "", AT_EMPTY_PATH | how, STATX_SIZE, &status) != 0) return last_error();
   size = status.stx_size;
   return {};
+}
+
+}  // namespace
+
+std::error_code file_size(native_handle_type file, std::uint64_t& size) noexcept {
+  // What the kernel knows: loops ask this, and the server of a FUSE file system may be slow.
+  return ask_for_size(file, AT_STATX_DONT_SYNC, size);
+}
+
+std::error_code current_size(native_handle_type file, std::uint64_t& size) noexcept {
+  return ask_for_size(file, AT_STATX_SYNC_AS_STAT, size);
 }
 
 bool count_dirty(native_handle_type file, std::uint64_t offset, std::uint64_t length,

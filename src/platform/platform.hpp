@@ -42,6 +42,8 @@ native_handle_type open_again(native_handle_type file) noexcept;
 void close(native_handle_type handle) noexcept;
 /// Looks at the size that the kernel has in memory; never waits.
 std::error_code file_size(native_handle_type file, std::uint64_t& size) noexcept;
+/// Looks at the size that the file has now, wherever it is; may wait.
+std::error_code current_size(native_handle_type file, std::uint64_t& size) noexcept;
 
 /// Maps `capacity` bytes of a file, more than it has where the OS can do that.
 std::error_code map(native_handle_type file, access mode, std::uint64_t capacity,

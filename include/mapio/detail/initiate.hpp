@@ -37,6 +37,12 @@ struct size_result {
     return {op.error, static_cast<std::size_t>(op.transferred)};
   }
 };
+struct length_result {
+  using signature = void(std::error_code, std::uint64_t);
+  static std::tuple<std::error_code, std::uint64_t> take(operation& op) {
+    return {op.error, op.transferred};
+  }
+};
 struct region_result {
   using signature = void(std::error_code, region);
   static std::tuple<std::error_code, region> take(operation& op) {

@@ -99,10 +99,11 @@ struct operation {
 
   verb kind{};
   call what = call::work;
-  bool dropped = false;                // the engine shut down before carrying it out
-  bool enrolled = false;               // the engine knows it as outstanding
-  bool may_wait = false;               // even where the OS is told that it must not
-  bool flag = false;                   // flush: durability::started; else: the whole file
+  bool dropped = false;   // the engine shut down before carrying it out
+  bool enrolled = false;  // the engine knows it as outstanding
+  bool may_wait = false;  // even where the OS is told that it must not
+  bool flag =
+      false;  // flush: durability::started; resize: to the size that it has; else: the whole file
   std::atomic<std::uint8_t> place{0};  // the backend's own: queued, running
   std::uint8_t step = 0;               // core's own: how far a verb of several calls has come
   std::atomic<bool> cancel_requested{false};
