@@ -443,4 +443,35 @@ TEST_F(slow_file, is_worked_on_by_all_at_once) {
   });
 }
 
+// A server tells of what it could not write once.
+TEST_F(slow_file, fails_to_flush_whatever_the_number_of_the_error) {
+  on_slow_files([&]() -> work {
+    for (const int number : {EIO, EINVAL, EOPNOTSUPP, EAGAIN, EFAULT, EINTR, ENOSPC}) {
+      mapped_file file(*io_);
+      co_await file.open(folder_.path() / ("fails_once_with_" + std::to_string(number)),
+                         support::creating(4 * page()));
+      co_await file.update_region(0, asio::buffer("x", 1));
+      std::error_code verdict;
+      co_await file.flush(support::into(verdict));
+      EXPECT_EQ(verdict, std::error_code(number, std::system_category()));
+      EXPECT_EQ(file.map().flush_error(), verdict);
+      co_await file.flush(support::into(verdict));
+      EXPECT_EQ(verdict, mapio::errc::flush_failed);
+    }
+  });
+}
+
+TEST_F(slow_file, fails_to_flush_for_a_blocked_thread_too) {
+  on_slow_files([&]() -> work {
+    for (const int number : {EIO, EINTR}) {
+      mapio::mapping m(folder_.path() / ("fails_once_with_" + std::to_string(number)),
+                       support::creating(4 * page()));
+      m.update_region(0, asio::buffer("x", 1));
+      EXPECT_EQ(support::code_of([&] { m.flush(); }),
+                std::error_code(number, std::system_category()));
+    }
+    co_return;
+  });
+}
+
 }  // namespace

@@ -475,6 +475,12 @@ bool ring::complete(operation& op, int result) noexcept {
   }
   // However it ends, it is over.
   if (op.what == call::pause) return true;
+  // A failure to write back is told once, whatever its number: the same sync, made again, would
+  // know nothing of it. Only one that was cancelled before it began can be.
+  if ((op.what == call::sync || op.what == call::sync_name) && result != -ECANCELED) {
+    op.error = {-result, std::system_category()};
+    return true;
+  }
   switch (-result) {
   case ECANCELED:
   case EINTR:

@@ -228,16 +228,11 @@ int open_again(int file) noexcept {
 void sync(operation& op) noexcept {
   // msync of a range syncs the range of the file behind it, and of the metadata what is needed to
   // read it back.
-  const auto call = [&] {
-    return op.count == 0 || op.address == nullptr
-               ? ::fdatasync(op.handle)
-               : ::msync(op.address, static_cast<std::size_t>(op.count), MS_SYNC);
-  };
-  while (call() != 0) {
-    if (errno == EINTR) continue;
-    op.error = last_error();
-    return;
-  }
+  const without_signals undisturbed;
+  const int result = op.count == 0 || op.address == nullptr
+                         ? ::fdatasync(op.handle)
+                         : ::msync(op.address, static_cast<std::size_t>(op.count), MS_SYNC);
+  if (result != 0) op.error = last_error();
 }
 
 void start_writeback(operation& op) noexcept {

@@ -411,9 +411,11 @@ void perform(operation& op) noexcept {
   }
   case call::sync:
     return posix::sync(op);
-  case call::sync_name:
-    if (retry_interrupted([&] { return ::fsync(op.handle); }) != 0) op.error = last_error();
+  case call::sync_name: {
+    const posix::without_signals undisturbed;
+    if (::fsync(op.handle) != 0) op.error = last_error();
     return;
+  }
   case call::start_writeback:
     return posix::start_writeback(op);
   case call::announce: {
@@ -646,12 +648,31 @@ std::size_t guarded_copy(void* destination, const void* source, std::size_t n) n
   return copy_until_fault(destination, source, n);
 }
 
-void block_signals() noexcept {
+namespace {
+
+// Faults stay deliverable.
+sigset_t signals_of_others() noexcept {
   sigset_t all;
   sigfillset(&all);
   for (const int fault : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP})
     sigdelset(&all, fault);
+  return all;
+}
+
+}  // namespace
+
+void block_signals() noexcept {
+  const sigset_t all = signals_of_others();
   ::pthread_sigmask(SIG_SETMASK, &all, nullptr);
+}
+
+posix::without_signals::without_signals() noexcept {
+  const sigset_t all = signals_of_others();
+  ::pthread_sigmask(SIG_SETMASK, &all, &before_);
+}
+
+posix::without_signals::~without_signals() {
+  ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
 }
 
 // --- forks

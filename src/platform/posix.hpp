@@ -7,6 +7,8 @@
 
 #include <cerrno>
 
+#include <signal.h>
+
 MAPIO_NAMESPACE_BEGIN
 namespace detail::platform::posix {
 
@@ -24,6 +26,18 @@ int open_unnamed(const std::filesystem::path& path, int flags, unsigned permissi
 bool give_name(int file, const std::filesystem::path& path);
 /// As platform::open_again.
 int open_again(int file) noexcept;
+/// Keeps this thread's signals waiting while it lives. For a sync: one that is interrupted may have
+/// been told of a failure to write back, and the next one would not be.
+class without_signals {
+ public:
+  without_signals() noexcept;
+  without_signals(const without_signals&) = delete;
+  without_signals& operator=(const without_signals&) = delete;
+  ~without_signals();
+
+ private:
+  sigset_t before_;
+};
 void sync(operation& op) noexcept;
 void start_writeback(operation& op) noexcept;
 void populate(operation& op) noexcept;

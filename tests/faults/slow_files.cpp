@@ -3,6 +3,8 @@
 //
 //   slow_files FOLDER READY OUTSIDE
 //
+// The first sync of a file that is created as fails_once_with_NUMBER fails with that errno.
+//
 // FOLDER is where it is mounted. READY and OUTSIDE are inherited descriptors: a pipe into which one
 // byte goes once it is there, and the namespace of mounts to serve from (see fuse_server.hpp).
 //
@@ -43,6 +45,7 @@ struct folder {
   std::mutex mutex;
   std::vector<int> files;  // the content of inode 2, 3, ...
   std::map<std::string, fuse_ino_t> names;
+  std::map<fuse_ino_t, int> failures;  // of the next sync
 
   int file(fuse_ino_t inode) {
     const std::lock_guard lock(mutex);
@@ -104,6 +107,8 @@ void on_create(fuse_req_t request, fuse_ino_t, const char* name, mode_t, fuse_fi
     f.files.push_back(content);
     inode = FUSE_ROOT_ID + f.files.size();
     f.names[name] = inode;
+    int error = 0;
+    if (std::sscanf(name, "fails_once_with_%d", &error) == 1) f.failures[inode] = error;
   }
   file->keep_cache = 1;
   const fuse_entry_param entry = entry_of(f, inode);
@@ -165,9 +170,15 @@ void on_fallocate(fuse_req_t request, fuse_ino_t inode, int, off_t offset, off_t
   fuse_reply_err(request, ::posix_fallocate(f.file(inode), offset, length));
 }
 
-void on_fsync(fuse_req_t request, fuse_ino_t, int, fuse_file_info*) {
+void on_fsync(fuse_req_t request, fuse_ino_t inode, int, fuse_file_info*) {
+  folder& f = folder_of(request);
   take_time();
-  fuse_reply_err(request, 0);
+  int error = 0;
+  {
+    const std::lock_guard lock(f.mutex);
+    if (const auto failure = f.failures.extract(inode)) error = failure.mapped();
+  }
+  fuse_reply_err(request, error);
 }
 
 // Somebody closes a descriptor of it, and somebody the last one.
