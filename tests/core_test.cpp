@@ -25,6 +25,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <set>
 #include <thread>
@@ -1028,6 +1029,244 @@ TEST_F(flush_lanes, AResizeIsDueWithoutADirtyPage) {
   EXPECT_EQ(engine_.waiting(), 1U);
   engine_.finish_next();
   EXPECT_TRUE(first.completed && second.completed);
+}
+
+TEST_F(flush_lanes, ADroppedSyncBesideAFailureIsNotTrustedEither) {
+  dirty(0);
+  waiter all(engine_);
+  waiter part(engine_);
+  EXPECT_FALSE(join_whole(all));
+  dirty(page());
+  EXPECT_FALSE(join(part, page(), 1));
+  ASSERT_EQ(engine_.waiting(), 2U);
+  engine_.finish(1, make_error_code(std::errc::io_error));
+  EXPECT_TRUE(state_->withdraw(all, true));
+  engine_.calls[0]->dropped = true;
+  engine_.finish_next();
+  state_->clear_flush_error();
+  waiter again(engine_);
+  if (!join(again, 0, 1)) engine_.finish_next();
+  EXPECT_EQ(again.error, errc::flush_failed) << "page 0 was in flight, and not written since";
+}
+
+TEST_F(flush_lanes, WhoWaitsForADroppedSyncHearsOfAFailureBesideIt) {
+  dirty(0);
+  waiter all(engine_);
+  waiter part(engine_);
+  waiter left(engine_);
+  manual_performer other;
+  left.runner = &other;
+  EXPECT_FALSE(join_whole(all));
+  EXPECT_FALSE(join_whole(left));
+  dirty(page());
+  EXPECT_FALSE(join(part, page(), 1));
+  engine_.finish(1, make_error_code(std::errc::io_error));
+  EXPECT_TRUE(part.completed);
+  state_->withdraw(all, true);
+  engine_.calls[0]->dropped = true;
+  engine_.finish_next();
+  state_->clear_flush_error();
+  EXPECT_EQ(other.waiting(), 0U);
+  EXPECT_TRUE(left.completed);
+  EXPECT_EQ(left.error, errc::flush_failed);
+}
+
+TEST_F(flush_lanes, WhoWaitsForTwoSyncsFailsWithTheOneThatIsNotTrusted) {
+  dirty(0);
+  waiter all(engine_);
+  waiter failed(engine_);
+  EXPECT_FALSE(join_whole(all));
+  dirty(5 * page());
+  EXPECT_FALSE(join(failed, 5 * page(), 1));
+  engine_.finish(1, make_error_code(std::errc::io_error));
+  state_->clear_flush_error();
+  dirty(2 * page());
+  waiter one(engine_);
+  waiter both(engine_);
+  EXPECT_FALSE(join(one, 2 * page(), 1));
+  dirty(page());
+  EXPECT_FALSE(join(both, 0, 2 * page())) << "page 0 is in flight, page 1 dirty";
+  engine_.finish(1);
+  ASSERT_EQ(engine_.waiting(), 2U) << "the whole one of before the failure, and that of page 1";
+  engine_.finish_next();
+  EXPECT_EQ(all.error, errc::flush_failed);
+  EXPECT_TRUE(both.completed);
+  EXPECT_EQ(both.error, errc::flush_failed) << "whatever becomes of page 1";
+  while (engine_.waiting() != 0)
+    engine_.finish_next();
+  EXPECT_TRUE(one.completed);
+  EXPECT_FALSE(one.error);
+}
+
+TEST_F(flush_lanes, WhoWaitsForTwoSyncsGetsAnotherForTheOneThatIsDropped) {
+  dirty(0);
+  waiter all(engine_);
+  EXPECT_FALSE(join_whole(all));
+  dirty(2 * page());
+  waiter both(engine_);
+  EXPECT_FALSE(join(both, 0, 3 * page()));
+  ASSERT_EQ(engine_.waiting(), 2U);
+  EXPECT_TRUE(state_->withdraw(all, true));
+  engine_.calls[0]->dropped = true;
+  engine_.finish_next();
+  ASSERT_EQ(engine_.waiting(), 2U) << "the range's, and one for page 0";
+  engine_.finish_next();
+  EXPECT_FALSE(both.completed) << "nobody has synced page 0";
+  engine_.finish_next();
+  EXPECT_TRUE(both.completed);
+  EXPECT_FALSE(both.error);
+  waiter after(engine_);
+  EXPECT_TRUE(join_whole(after)) << "all is clean";
+}
+
+TEST_F(flush_lanes, WhatWasThereAtOpenIsLostWithTheRest) {
+  ASSERT_FALSE(state_->close());
+  open_options existing = options_;
+  existing.create = disposition::open_existing;
+  state_ = open_state(dir_ / "f", 64 * page(), existing);
+  dirty(0);
+  waiter first(engine_);
+  EXPECT_FALSE(join(first, 0, 1));
+  // It may be about page 10, which somebody wrote before us; the OS tells it once.
+  engine_.finish_next(make_error_code(std::errc::io_error));
+  state_->clear_flush_error();
+  waiter content(engine_);
+  if (!join(content, 10 * page(), 1)) engine_.finish_next();
+  EXPECT_EQ(content.error, errc::flush_failed);
+  dirty(10 * page());
+  waiter rewritten(engine_);
+  EXPECT_FALSE(join(rewritten, 10 * page(), 1));
+  engine_.finish_next();
+  EXPECT_FALSE(rewritten.error);
+}
+
+TEST_F(flush_lanes, AMoveKeepsWhatIsDirty) {
+  options_.reserve = 8 * page();
+  state_ = open_state(dir_ / "moving", 8 * page(), options_);
+  ASSERT_FALSE(state_->flush(true, 0, 0, durability::durable));
+  dirty(3 * page());
+  ASSERT_FALSE(state_->resize(64 * page()));
+  EXPECT_EQ(state_->stats().moves, 1U);
+  waiter size(engine_);
+  EXPECT_FALSE(join(size, 0, 1)) << "the size is due";
+  engine_.finish_next();
+  waiter page_3(engine_);
+  EXPECT_FALSE(join(page_3, 3 * page(), 1));
+  engine_.finish_next();
+}
+
+TEST_F(flush_lanes, ADroppedSyncKeepsTheNameDue) {
+  state_ = open_state(dir_ / "new", 4 * page(), options_);
+  waiter first(engine_);
+  EXPECT_FALSE(join_whole(first));
+  state_->withdraw(first, true);
+  engine_.calls[0]->dropped = true;
+  engine_.finish_next();
+  waiter again(engine_);
+  EXPECT_FALSE(join_whole(again));
+  engine_.finish_next();
+  ASSERT_EQ(engine_.waiting(), 1U);
+  EXPECT_EQ(engine_.calls[0]->what, call::sync_name);
+  engine_.finish_next();
+  EXPECT_FALSE(again.error);
+}
+
+TEST_F(flush_lanes, ADroppedSyncKeepsWhatWasThereAtOpenDue) {
+  ASSERT_FALSE(state_->close());
+  open_options existing = options_;
+  existing.create = disposition::open_existing;
+  state_ = open_state(dir_ / "f", 64 * page(), existing);
+  waiter first(engine_);
+  EXPECT_FALSE(join(first, 10 * page(), 1));
+  state_->withdraw(first, true);
+  engine_.calls[0]->dropped = true;
+  engine_.finish_next();
+  waiter again(engine_);
+  EXPECT_FALSE(join(again, 10 * page(), 1));
+  engine_.finish_next();
+}
+
+// A write that began before the failure and is marked after it.
+TEST_F(flush_lanes, ALateMarkOfBeforeAFailureIsNoRewrite) {
+  const std::uint32_t before = state_->flushes().failures();
+  dirty(0);
+  waiter first(engine_);
+  EXPECT_FALSE(join(first, 0, 1));
+  engine_.finish_next(make_error_code(std::errc::io_error));
+  state_->clear_flush_error();
+  state_->mapped()->dirty.mark(0, 1);
+  waiter between(engine_);
+  if (!join(between, 0, 1)) engine_.finish_next();
+  EXPECT_EQ(between.error, errc::flush_failed) << "marked, and not yet known to be old";
+  EXPECT_TRUE(state_->flushes().must_hear_of_writes(before));
+  state_->flushes().written(before, 0, 1);
+  waiter after(engine_);
+  if (!join(after, 0, 1)) engine_.finish_next();
+  EXPECT_EQ(after.error, errc::flush_failed);
+  dirty(0);
+  waiter rewritten(engine_);
+  EXPECT_FALSE(join(rewritten, 0, 1));
+  engine_.finish_next();
+  EXPECT_FALSE(rewritten.error);
+  EXPECT_FALSE(state_->flushes().must_hear_of_writes(state_->flushes().failures()));
+}
+
+TEST_F(flush_lanes, ARegionOfAfterAFailureIsARewriteOnceItIsGone) {
+  mapping m = mapping_of(state_);
+  dirty(3 * page());
+  waiter first(engine_);
+  EXPECT_FALSE(join(first, 3 * page(), 1));
+  engine_.finish_next(make_error_code(std::errc::io_error));
+  state_->clear_flush_error();
+  { const mutable_region again = m.mutable_view(3 * page(), 1); }
+  waiter rewritten(engine_);
+  ASSERT_FALSE(join(rewritten, 3 * page(), 1));
+  engine_.finish_next();
+  EXPECT_FALSE(rewritten.error);
+}
+
+TEST_F(flush_lanes, TheDropOfARegionOfBeforeAFailureIsNoRewriteAtAnyMoment) {
+  mapping m = mapping_of(state_);
+  std::optional<mutable_region> region;
+  std::atomic<int> go{0};
+  std::atomic<int> dropped{0};
+  constexpr int rounds = 2'000;
+  std::thread other([&] {
+    for (int i = 1; i <= rounds; ++i) {
+      while (go.load() < i)
+        std::this_thread::yield();
+      region.reset();
+      dropped.store(i);
+    }
+  });
+  int lies = 0;
+  for (int i = 1; i <= rounds; ++i) {
+    region.emplace(m.mutable_view(3 * page(), 1));
+    dirty(0);
+    waiter first(engine_);
+    EXPECT_FALSE(join(first, 0, 1));
+    engine_.finish_next(make_error_code(std::errc::io_error));
+    state_->clear_flush_error();
+    go.store(i);
+    for (int wait = 0; wait < i % 60 * 5; ++wait)
+      std::atomic_signal_fence(std::memory_order_seq_cst);
+    waiter w(engine_);
+    if (!join(w, 3 * page(), 1)) {
+      engine_.finish_next();
+      if (!w.error) ++lies;
+    }
+    while (dropped.load() < i)
+      std::this_thread::yield();
+    dirty(0);
+    dirty(3 * page());
+    waiter clean(engine_);
+    EXPECT_FALSE(join_whole(clean));
+    while (engine_.waiting() != 0)
+      engine_.finish_next();
+    EXPECT_FALSE(clean.error);
+  }
+  other.join();
+  EXPECT_EQ(lies, 0) << "flushes of a page that succeeded, although what was stored was lost";
 }
 
 /// The wait of a sync for those whom the last one served, by a clock of the test's.

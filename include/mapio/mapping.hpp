@@ -511,8 +511,8 @@ class mapping {
   MAPIO_DECL std::error_code flush_error() const noexcept;
   /// Permits flushing again after a failed sync; makes nothing durable.
   ///
-  /// Whatever was dirty when the sync failed still fails to flush until it is written again, since
-  /// the kernel may have reverted its content. Call it with no update under way.
+  /// Whatever was dirty when the sync failed, or not synced since the file was opened, still fails
+  /// to flush until it is written again, since the kernel may have reverted its content.
   MAPIO_DECL void clear_flush_error();
   /// Returns the counters of this file, all zero when closed.
   MAPIO_DECL file_stats stats() const noexcept;

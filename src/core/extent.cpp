@@ -223,36 +223,50 @@ void extent::drop_pin(pin_slot* slot, std::uint64_t word) noexcept {
     release();
     return;
   }
+  const std::uint64_t begin = word >> pin_slot::shift;
+  const std::uint64_t end = slot->end.load(std::memory_order_relaxed);
+  std::shared_ptr<file_state> told;  // that what is dropped has written
+  std::uint32_t failures_before = 0;
   if ((word & pin_slot::writable) != 0) {
-    const std::uint64_t begin = word >> pin_slot::shift;
-    unannounced.store(true, std::memory_order_relaxed);
-    dirty.mark(begin, slot->end.load(std::memory_order_relaxed));
-    stored.mark(begin, slot->end.load(std::memory_order_relaxed));
+    // Of a sync that failed meanwhile, the mark would look like a write since.
+    if ((slot->word.load(std::memory_order_acquire) & pin_slot::suspect) == 0) {
+      if (tells_of_drops.load(std::memory_order_acquire) && (told = watcher()))
+        failures_before = told->flushes().failures();
+      unannounced.store(true, std::memory_order_relaxed);
+      dirty.mark(begin, end);
+      stored.mark(begin, end);
+    }
     retain();  // the count below must outlive the slot
     std::uint64_t expected = word;
     const bool dropped = slot->word.compare_exchange_strong(expected, 0, std::memory_order_seq_cst);
     writable_pins_.fetch_sub(1, std::memory_order_seq_cst);
     if (dropped) {
       release();
+      if (told) told->flushes().written(failures_before, begin, end);
       return;
     }
   } else {
     retain();
   }
   std::uint64_t old = 0;
-  const std::uint64_t end = slot->end.load(std::memory_order_relaxed);
-  std::weak_ptr<file_state> watcher;
+  std::weak_ptr<file_state> waiting;
   {
     std::lock_guard lock(mutex_);
     old = slot->word.exchange(orphaned_ ? pin_slot::orphaned : 0, std::memory_order_seq_cst);
-    if ((old & (pin_slot::watched | pin_slot::suspect)) != 0) watcher = watcher_;
+    if ((old & (pin_slot::watched | pin_slot::suspect)) != 0) waiting = watcher_;
   }
   if ((old & pin_slot::orphaned) != 0) release();
   release();
-  if (auto file = watcher.lock()) {
-    if ((old & pin_slot::suspect) != 0) file->flushes().lose(old >> pin_slot::shift, end);
+  if (told && (old & pin_slot::suspect) == 0) told->flushes().written(failures_before, begin, end);
+  if (auto file = waiting.lock()) {
+    if ((old & pin_slot::suspect) != 0) file->flushes().lose(begin, end);
     if ((old & pin_slot::watched) != 0) file->pins_dropped();
   }
+}
+
+std::shared_ptr<file_state> extent::watcher() noexcept {
+  std::lock_guard lock(mutex_);
+  return watcher_.lock();
 }
 
 void extent::notify_on_drop(std::weak_ptr<file_state> watcher) noexcept {

@@ -100,6 +100,9 @@ class extent final : public shared_resource {
   std::atomic<std::uint64_t> credit{0};
   /// Bytes were stored through the mapping that watchers have not been told of.
   std::atomic<bool> unannounced{false};
+  /// A sync of some page failed: the drop of a mutable region is to be told to the file, as a
+  /// write.
+  std::atomic<bool> tells_of_drops{false};
 
   /// Maps the first `length` bytes once more, to be read in large pieces; may wait. Once, by the
   /// one whom claim_reading() has told so.
@@ -159,7 +162,7 @@ class extent final : public shared_resource {
   /// Tells whether a live mutable region overlaps [begin, end).
   bool has_writable_pin(std::uint64_t begin, std::uint64_t end) const noexcept;
   /// Calls each(begin, end) for every live mutable region. What was stored through it so far is not
-  /// to be trusted any more: its drop will tell the file.
+  /// to be trusted any more: its drop will mark nothing, and tell the file.
   template <class Each>
   void suspect_writable_pins(Each each) {
     std::lock_guard lock(mutex_);
@@ -214,6 +217,7 @@ class extent final : public shared_resource {
   }
   pin_slot* claim_elsewhere() noexcept;
   void drop_pin(pin_slot* slot, std::uint64_t word) noexcept;
+  std::shared_ptr<file_state> watcher() noexcept;
   template <class Each>
   void each_slot(Each each) const {
     for (slot_block* block = newest_.load(std::memory_order_acquire); block != nullptr;

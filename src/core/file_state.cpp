@@ -482,8 +482,8 @@ void file_state::mark_dirty(extent& e, std::uint64_t begin, std::uint64_t end,
 void file_state::mark_written(extent& e, std::uint64_t begin, std::uint64_t end,
                               std::uint32_t failures_seen) noexcept {
   e.dirty.mark(begin, end);
-  if (flushes_.failures() != failures_seen) [[unlikely]]
-    flushes_.lose(begin, end);
+  if (flushes_.must_hear_of_writes(failures_seen)) [[unlikely]]
+    flushes_.written(failures_seen, begin, end);
 }
 
 failure file_state::store_fault(extent& e, std::uint64_t at) noexcept {
@@ -1715,6 +1715,8 @@ void file_state::move_to_larger(operation& op) noexcept {
         larger_->dirty.copy(old->dirty);
         larger_->unannounced.store(old->unannounced.load(std::memory_order_relaxed),
                                    std::memory_order_relaxed);
+        larger_->tells_of_drops.store(old->tells_of_drops.load(std::memory_order_relaxed),
+                                      std::memory_order_relaxed);
         larger_->notify_on_drop(weak_from_this());
         larger_->dispose_like(*old);
         try {

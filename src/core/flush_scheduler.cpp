@@ -83,12 +83,12 @@ bool flush_scheduler::is_claimed(const lane& l, std::uint64_t begin, std::uint64
   return dirty_pages::holds_any(l.cut, begin, end, except);
 }
 
-bool flush_scheduler::is_lost(std::uint64_t begin, std::uint64_t end,
-                              const extent& e) const noexcept {
+bool flush_scheduler::is_lost(std::uint64_t begin, std::uint64_t end) const noexcept {
   bool lost = all_lost_ || name_lost_;
   if (lost) return true;
+  // Dirty bits alone say nothing: who stored before the failure may mark only now.
   lost_.each_overlapping(begin, end, [&](std::uint64_t from, std::uint64_t to) {
-    lost = !e.dirty.all(from, to);
+    lost = !rewritten_.covers(from, to);
     return !lost;
   });
   return lost;
@@ -115,7 +115,7 @@ bool flush_scheduler::join(operation& op, bool whole_file) noexcept {
     // The limit is lower than the size while a shrink waits, which may yet be given up.
     const std::uint64_t end =
         page_ceil(whole_file ? std::max(limit, file_.size()) : op.offset + op.length);
-    if (poison_ || is_lost(begin, end, *e)) {
+    if (poison_ || is_lost(begin, end)) {
       op.error = errc::flush_failed;
       return true;
     }
@@ -213,7 +213,7 @@ void flush_scheduler::begin_sync(lane& l, const operation& leader) noexcept {
   l.error = {};
   l.dropped = false;
   l.size_generation = size_generation_;
-  l.failures = failures_.load(std::memory_order_relaxed);
+  l.failures = failures();
   l.with_name = std::exchange(name_, false);
   if (l.with_name && file_.directory() != nullptr) {
     l.directory = file_.directory();
@@ -228,12 +228,18 @@ void flush_scheduler::begin_sync(lane& l, const operation& leader) noexcept {
     e->dirty.take(l.begin, l.end, l.cut);
     // Written again since they were lost: from here on they stand or fall with this sync.
     std::vector<range_set::range> rewritten;
-    if (!lost_.empty())
-      each_page(l.cut,
-                [&](std::uint64_t from, std::uint64_t to) { lost_.take(from, to, rewritten); });
+    if (!rewritten_.empty())
+      each_page(l.cut, [&](std::uint64_t from, std::uint64_t to) {
+        rewritten_.take(from, to, rewritten);
+      });
+    std::vector<range_set::range> ignored;
+    for (const range_set::range& r : rewritten)
+      lost_.take(r.begin, r.end, ignored);
+    note_whether_something_is_lost();
   } catch (...) {
     // Too little memory to remember what was taken: as if it had been all there is.
     l.all_taken = true;
+    rewritten_.clear();  // lost still: nobody knows which of them this sync takes
     e->dirty.clear(l.begin, l.end);
     l.begin = 0;
     l.end = ~std::uint64_t{0};
@@ -334,29 +340,37 @@ void flush_scheduler::fail_gathering(lane& l, std::error_code cause,
 void flush_scheduler::settle(lane& l, const std::shared_ptr<engine>& home,
                              operation_list& finished) noexcept {
   extent* const e = file_.mapped() != nullptr ? file_.mapped() : l.mapped;
+  // The other lane's failure may have been about these pages as well, also if it is cleared by now.
+  const bool distrusted = poison_ || has_failed_since(l.failures);
   if (l.dropped) {
     // The engine was shut down before it came to this sync. Its own waiters go with it; the others
     // want one still.
-    e->dirty.put_back(l.cut);
-    for (const range_set::range& r : l.content_cut)
-      content_.add(r.begin, r.end);
-    if (l.all_taken) content_.add(0, page_ceil(file_.size()));
     name_ = name_ || l.with_name;
     operation_list again = std::move(l.riding);
     again.append(std::move(l.gathering));
+    take_from_beside(l, again);
+    if (distrusted) {
+      lose_what_was_taken(l);
+    } else {
+      e->dirty.put_back(l.cut);
+      for (const range_set::range& r : l.content_cut)
+        content_.add(r.begin, r.end);
+      if (l.all_taken) content_.add(0, page_ceil(file_.size()));
+    }
     while (operation* op = again.pop()) {
-      if (home && op->home == home) {
+      if (home && op->home == home)
         op->error = asio::error::operation_aborted;
-        finished.push(*op);
-      } else {
+      else if (distrusted)
+        op->error = errc::flush_failed;
+      else {
         l.gathering.push(*op);
+        continue;
       }
+      finished.push(*op);
     }
     return;
   }
   std::error_code verdict = l.error;
-  // The other lane's failure may have been about these pages as well, also if it is cleared by now.
-  const bool distrusted = poison_ || l.failures != failures_.load(std::memory_order_relaxed);
   if (!verdict && !distrusted && l.with_name && l.what == call::sync) {
     // The data is durable, the name cannot be made so: an error for these waiters, and due still.
     name_ = true;
@@ -376,10 +390,13 @@ void flush_scheduler::settle(lane& l, const std::shared_ptr<engine>& home,
     } else {
       verdict = errc::flush_failed;
     }
-    if (l.all_taken) all_lost_ = true;
-    each_page(l.cut, [&](std::uint64_t from, std::uint64_t to) { add_lost(from, to); });
-    for (const range_set::range& r : l.content_cut)
-      add_lost(r.begin, r.end);
+    lose_what_was_taken(l);
+    operation_list beside_too;
+    take_from_beside(l, beside_too);
+    while (operation* op = beside_too.pop()) {
+      op->error = errc::flush_failed;
+      finished.push(*op);
+    }
     fail_gathering(whole_, errc::flush_failed, finished);
     fail_gathering(range_, errc::flush_failed, finished);
   } else {
@@ -404,6 +421,23 @@ void flush_scheduler::settle(lane& l, const std::shared_ptr<engine>& home,
     op->error = verdict;
     finished.push(*op);
   }
+}
+
+void flush_scheduler::lose_what_was_taken(const lane& l) noexcept {
+  if (l.all_taken) lose_all();
+  each_page(l.cut, [&](std::uint64_t from, std::uint64_t to) { add_lost(from, to); });
+  for (const range_set::range& r : l.content_cut)
+    add_lost(r.begin, r.end);
+}
+
+// Those whom the sync beside serves in part only, since this one has taken the rest.
+void flush_scheduler::take_from_beside(const lane& l, operation_list& waiters) noexcept {
+  lane& beside = other(l);
+  const auto none = [](std::size_t) { return std::uint64_t{0}; };
+  operation_list kept;
+  while (operation* op = beside.riding.pop())
+    (op->step != 0 && is_claimed(l, op->at, op->at + op->count, none) ? waiters : kept).push(*op);
+  beside.riding = std::move(kept);
 }
 
 void flush_scheduler::end_sync(lane& l) noexcept {
@@ -458,8 +492,7 @@ void flush_scheduler::store_refused(std::uint64_t begin, std::uint64_t end,
                                     std::error_code cause) noexcept {
   std::lock_guard lock(mutex_);
   poison(cause);
-  if (extent* const e = file_.mapped()) e->dirty.clear(page_floor(begin), page_ceil(end));
-  add_lost(page_floor(begin), page_ceil(end));
+  if (extent* const e = file_.mapped()) lose_now(*e, begin, end);
 }
 
 // The kernel tells of a failed write-back once, to whoever syncs next, and not what it was about: a
@@ -468,33 +501,76 @@ void flush_scheduler::store_refused(std::uint64_t begin, std::uint64_t end,
 // durable by a sync any more.
 void flush_scheduler::lose_all_that_is_dirty(extent& e) noexcept {
   // Before the bits are taken: who marks a page later than that sees it.
-  failures_.fetch_add(1, std::memory_order_acq_rel);
+  failures_.fetch_add(one_failure, std::memory_order_acq_rel);
+  // Before the bits, too: a region that is dropped meanwhile marks its pages, and is gone then.
+  e.suspect_writable_pins(
+      [&](std::uint64_t from, std::uint64_t to) { add_lost(page_floor(from), page_ceil(to)); });
   std::vector<dirty_pages::taken> dirty;
+  std::vector<range_set::range> content;
   try {
     e.dirty.take(0, e.capacity(), dirty);
     each_page(dirty, [&](std::uint64_t from, std::uint64_t to) { add_lost(from, to); });
+    content_.take(0, ~std::uint64_t{0}, content);
+    for (const range_set::range& r : content)
+      add_lost(r.begin, r.end);
   } catch (...) {
     e.dirty.clear(0, e.capacity());
-    all_lost_ = true;
+    lose_all();
   }
-  e.suspect_writable_pins(
-      [&](std::uint64_t from, std::uint64_t to) { add_lost(page_floor(from), page_ceil(to)); });
 }
 
 void flush_scheduler::add_lost(std::uint64_t begin, std::uint64_t end) noexcept {
   try {
+    std::vector<range_set::range> ignored;
+    rewritten_.take(begin, end, ignored);
     lost_.add(begin, end);
+    note_whether_something_is_lost();
   } catch (...) {
-    all_lost_ = true;
+    lose_all();
   }
+}
+
+void flush_scheduler::lose_all() noexcept {
+  all_lost_ = true;
+  note_whether_something_is_lost();
+}
+
+void flush_scheduler::note_whether_something_is_lost() noexcept {
+  const bool lost = all_lost_ || !lost_.empty();
+  if (lost)
+    failures_.fetch_or(something_is_lost, std::memory_order_acq_rel);
+  else
+    failures_.fetch_and(~something_is_lost, std::memory_order_acq_rel);
+  if (extent* const e = file_.mapped()) e->tells_of_drops.store(lost, std::memory_order_release);
+}
+
+void flush_scheduler::lose_now(extent& e, std::uint64_t begin, std::uint64_t end) noexcept {
+  e.dirty.clear(page_floor(begin), page_ceil(end));
+  add_lost(page_floor(begin), page_ceil(end));
 }
 
 void flush_scheduler::lose(std::uint64_t begin, std::uint64_t end) noexcept {
   std::lock_guard lock(mutex_);
+  if (extent* const e = file_.mapped()) lose_now(*e, begin, end);
+}
+
+void flush_scheduler::written(std::uint32_t failures_before, std::uint64_t begin,
+                              std::uint64_t end) noexcept {
+  std::lock_guard lock(mutex_);
   extent* const e = file_.mapped();
   if (e == nullptr) return;
-  e->dirty.clear(page_floor(begin), page_ceil(end));
-  add_lost(page_floor(begin), page_ceil(end));
+  if (has_failed_since(failures_before)) return lose_now(*e, begin, end);
+  try {
+    lost_.each_overlapping(page_floor(begin), page_ceil(end),
+                           [&](std::uint64_t from, std::uint64_t to) {
+                             rewritten_.add(from, to);
+                             // A sync may have taken the bit meanwhile, without knowing what for.
+                             e->dirty.mark(from, to);
+                             return true;
+                           });
+  } catch (...) {
+    // Lost still.
+  }
 }
 
 void flush_scheduler::policy_failed(std::error_code cause, std::uint32_t clears) noexcept {

@@ -55,8 +55,17 @@ class flush_scheduler {
   operation_list withdraw_awaited() noexcept;  // under the file's mutex
   /// The size was changed: the next flush makes it durable.
   void size_changed() noexcept { ++size_generation_; }  // under the file's mutex
-  /// Counts the failed syncs; for a write to tell whether one came between its store and its mark.
-  std::uint32_t failures() const noexcept { return failures_.load(std::memory_order_acquire); }
+  /// Counts the failed syncs, for a write: asked before its store.
+  std::uint32_t failures() const noexcept {
+    return failures_.load(std::memory_order_acquire) & ~something_is_lost;
+  }
+  /// Tells, after the mark, whether the write must say so by written().
+  bool must_hear_of_writes(std::uint32_t failures_before) const noexcept {
+    return failures_.load(std::memory_order_acquire) != failures_before;
+  }
+  /// [begin, end) was written and marked. What a sync that failed since may have taken with it is
+  /// lost; what was lost before is written again.
+  void written(std::uint32_t failures_before, std::uint64_t begin, std::uint64_t end) noexcept;
   /// What was written to [begin, end) may have been lost with a sync that failed meanwhile.
   void lose(std::uint64_t begin, std::uint64_t end) noexcept;
   /// A store was refused by the OS although the file reaches that far: nothing may claim that it is
@@ -134,9 +143,17 @@ class flush_scheduler {
   template <class Except>
   bool is_claimed(const lane& l, std::uint64_t begin, std::uint64_t end,
                   Except except) const noexcept;
-  bool is_lost(std::uint64_t begin, std::uint64_t end, const extent& e) const noexcept;
+  bool is_lost(std::uint64_t begin, std::uint64_t end) const noexcept;
+  bool has_failed_since(std::uint32_t failures_before) const noexcept {
+    return failures() != (failures_before & ~something_is_lost);
+  }
   void poison(std::error_code cause) noexcept;
   void add_lost(std::uint64_t begin, std::uint64_t end) noexcept;
+  void lose_all() noexcept;
+  void lose_now(extent& e, std::uint64_t begin, std::uint64_t end) noexcept;
+  void note_whether_something_is_lost() noexcept;
+  void lose_what_was_taken(const lane& l) noexcept;
+  void take_from_beside(const lane& l, operation_list& waiters) noexcept;
   void lose_all_that_is_dirty(extent& e) noexcept;
   lane& other(const lane& l) noexcept { return &l == &whole_ ? range_ : whole_; }
 
@@ -150,11 +167,15 @@ class flush_scheduler {
   range_set content_;      // was there at open, and was not synced by us yet
   range_set lost_;         // a sync of it failed; not durable until it is written again
   bool all_lost_ = false;  // the same of everything, for want of memory
+  range_set rewritten_;    // of what is lost, by who began after the failure; has its dirty bits
   bool name_ = false;
   bool name_lost_ = false;  // a sync of it failed, and it cannot be written again
   std::uint64_t size_generation_ = 0;
   std::uint64_t durable_generation_ = 0;
   std::error_code poison_;
+  // In steps of two, so that a write sees by one look also whether it may be of something lost.
+  static constexpr std::uint32_t something_is_lost = 1;
+  static constexpr std::uint32_t one_failure = 2;
   std::atomic<std::uint32_t> failures_{0};
   std::atomic<std::uint32_t> clears_{0};
   std::atomic<bool> is_poisoned_{false};  // as poison_, for a look without the mutex

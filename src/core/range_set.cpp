@@ -42,5 +42,12 @@ bool range_set::overlaps(std::uint64_t begin, std::uint64_t end) const noexcept 
   return it != ranges_.begin() && std::prev(it)->second > begin;
 }
 
+bool range_set::covers(std::uint64_t begin, std::uint64_t end) const noexcept {
+  if (begin >= end) return true;
+  // Neighbours are one range.
+  const auto it = ranges_.upper_bound(begin);
+  return it != ranges_.begin() && std::prev(it)->second >= end;
+}
+
 }  // namespace detail
 MAPIO_NAMESPACE_END

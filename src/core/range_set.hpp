@@ -23,6 +23,8 @@ class range_set {
   /// Takes [begin, end) out and appends what was in it to `cut`.
   void take(std::uint64_t begin, std::uint64_t end, std::vector<range>& cut);
   bool overlaps(std::uint64_t begin, std::uint64_t end) const noexcept;
+  bool covers(std::uint64_t begin, std::uint64_t end) const noexcept;
+  void clear() noexcept { ranges_.clear(); }
   bool empty() const noexcept { return ranges_.empty(); }
   std::size_t count() const noexcept { return ranges_.size(); }
   template <class Each>
