@@ -1439,6 +1439,9 @@ TEST(ingestd_failed_sync, is_an_error_to_clients_and_ends_the_segment) {
   const temp_dir directory;
   words expected;
   std::uint32_t segment = 0;
+  const auto bytes_of_segment = [&] {
+    return support::read_file(directory.path() / ingestd::segment_name(segment));
+  };
   {
     ingestd_process d(directory.path(), small_segments() + words{"--backend", "thread_pool"});
     const auto append = [&](wire& w) {
@@ -1461,6 +1464,7 @@ TEST(ingestd_failed_sync, is_an_error_to_clients_and_ends_the_segment) {
       EXPECT_EQ(again.highest(), 2U);
       EXPECT_GE(stats_of(d).at("sync_failures"), 1);
     }
+    const std::string failed = bytes_of_segment();
     EXPECT_TRUE(becomes_true([&] {
       wire again(d, "c");
       EXPECT_EQ(again.highest(), expected.size());
@@ -1473,6 +1477,8 @@ TEST(ingestd_failed_sync, is_an_error_to_clients_and_ends_the_segment) {
     expected.emplace_back("after it");
     wire later(d, "c");
     append(later);
+    EXPECT_TRUE(support::same(bytes_of_segment(), failed))
+        << "nothing is appended to it, not even in vain";
     const child_end end = d.terminate();
     EXPECT_TRUE(end.ok()) << end << d.log();
   }

@@ -160,7 +160,7 @@ TEST_F(never_waits, in_update_region) {
         EXPECT_EQ(co_await update(3 * mebibyte, 64), 64U);
       co_await file.flush_range(3 * mebibyte, 64);
       EXPECT_EQ(co_await update(3 * mebibyte, 64), 64U);  // resident, and clean
-      for (std::uint64_t at = 0; at < 64 * 1000; at += 1000)
+      for (std::uint64_t at = 0; at < 64'000; at += 1000)
         EXPECT_EQ(co_await update(at, 1000), 1000U);
       EXPECT_EQ(co_await update(5 * mebibyte + 1, mebibyte), mebibyte);
       const std::array<asio::const_buffer, 3> several{asio::buffer(large.data(), 100),

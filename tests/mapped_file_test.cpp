@@ -704,10 +704,13 @@ TEST_F(mapped_file_read, of_a_cold_file_of_somebody_else_goes_off_the_loop) {
       co_await file.read_into(200 * page(), asio::buffer(read));
       EXPECT_EQ(read, pattern(256 * page()).substr(200 * page(), 100));
       EXPECT_EQ(file.stats().reads_off_loop, 1U);
-      co_await file.read_into(200 * page(), asio::buffer(read));
-      EXPECT_EQ(file.stats().reads_off_loop, 1U);
+      // The kernel may say once in a while that it would have to wait.
+      for (int i = 0; i < 100 && file.stats().reads_at_once == 0; ++i)
+        co_await file.read_into(200 * page(), asio::buffer(read));
+      EXPECT_EQ(file.stats().reads_at_once, 1U);
+      const auto before = file.stats().reads_off_loop;
       const mapio::region view = co_await file.view(100 * page(), page());
-      EXPECT_EQ(file.stats().reads_off_loop, 2U);
+      EXPECT_EQ(file.stats().reads_off_loop, before + 1);
     });
   });
   EXPECT_TRUE(end.ok()) << end;
