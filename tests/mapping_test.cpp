@@ -1,7 +1,9 @@
 #include <mapio/mapping.hpp>
 
+#include "faults/failing_syncs.hpp"
 #include "faults/private_mount.hpp"
 #include "faults/syscall_gate.hpp"
+#include "modification_watch.hpp"
 #include "support.hpp"
 
 #include <asio/buffer.hpp>
@@ -33,7 +35,6 @@
 #include <vector>
 
 #include <poll.h>
-#include <sys/inotify.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -1766,24 +1767,8 @@ TEST_F(mapping_flush, covers_a_store_that_was_made_while_a_sync_was_running) {
 // --- a sync that fails
 // ---------------------------------------------------------------------------------------
 
-/// Fails the next `failures` syncs of files (not of folders) with EIO.
-class failing_syncs {
- public:
-  bool run(const std::function<void()>& body) { return gate_.run(body); }
-  void fail_next(int failures) { failures_ = failures; }
-  std::size_t count() const { return gate_.count(); }
-
- private:
-  std::atomic<int> failures_ = 0;
-  faults::syscall_gate gate_{faults::syscall_gate::syncs(), [this](const auto&) {
-                               if (failures_ <= 0) return faults::syscall_gate::pass;
-                               --failures_;
-                               return faults::syscall_gate::fail(EIO);
-                             }};
-};
-
 TEST_F(mapping_poison, a_failed_sync_is_reported_and_poisons_the_file) {
-  failing_syncs syncs;
+  faults::failing_syncs syncs;
   const bool possible = syncs.run([&] {
     mapping m = mapping::create(path_, 8 * page());
     const mapping copy = m;
@@ -1814,7 +1799,7 @@ TEST_F(mapping_poison, a_failed_sync_is_reported_and_poisons_the_file) {
 }
 
 TEST_F(mapping_poison, clearing_it_makes_nothing_durable_that_was_not_written_again) {
-  failing_syncs syncs;
+  faults::failing_syncs syncs;
   const bool possible = syncs.run([&] {
     mapping m = mapping::create(path_, 8 * page());
     m.flush();
@@ -1893,7 +1878,7 @@ TEST_F(mapping_poison, a_failed_sync_fails_everybody_who_shared_it) {
 }
 
 TEST_F(mapping_poison, of_one_mapping_does_not_concern_another) {
-  failing_syncs syncs;
+  faults::failing_syncs syncs;
   const bool possible = syncs.run([&] {
     mapping m = mapping::create(path_, page());
     mapping other = mapping::create(dir_ / "other", page());
@@ -2802,38 +2787,13 @@ TEST_F(mapping_disk_full, is_told_from_one_that_may_only_be_read) {
 // --- what watchers in other programs see
 // ---------------------------------------------------------------------------
 
-class inotify {
- public:
-  explicit inotify(const fs::path& path) : fd_(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK)) {
-    EXPECT_GE(::inotify_add_watch(fd_.get(), path.c_str(), IN_MODIFY | IN_ATTRIB), 0);
-  }
-
-  /// How often the file was reported as modified since the last call.
-  int modifications() {
-    int count = 0;
-    alignas(inotify_event) std::array<char, 4096> buffer{};
-    for (;;) {
-      const auto n = ::read(fd_.get(), buffer.data(), buffer.size());
-      if (n <= 0) return count;
-      for (std::size_t at = 0; at < static_cast<std::size_t>(n);) {
-        const auto* event = reinterpret_cast<const inotify_event*>(buffer.data() + at);
-        if ((event->mask & IN_MODIFY) != 0) ++count;
-        at += sizeof(inotify_event) + event->len;
-      }
-    }
-  }
-
- private:
-  support::unique_fd fd_;
-};
-
 TEST_F(mapping_announce, tells_watchers_of_stores_once_per_flush) {
   open_options options = creating(4 * page());
   options.writes =
       mapio::write_path::mapped;  // the kernel tells of a write through the file itself
   mapping m(path_, options);
   m.flush();
-  inotify watch(path_);
+  support::modification_watch watch(path_);
   for (std::uint64_t i = 0; i < 4; ++i)
     m.update_region(i * page(), asio::buffer("x", 1));
   EXPECT_EQ(watch.modifications(), 0) << "a store is silent by itself";
@@ -2844,7 +2804,7 @@ TEST_F(mapping_announce, tells_watchers_of_stores_once_per_flush) {
 TEST_F(mapping_announce, tells_nothing_where_nothing_was_stored) {
   mapping m = mapping::create(path_, 4 * page());
   m.flush();
-  inotify watch(path_);
+  support::modification_watch watch(path_);
   m.flush();
   m.flush_range(0, page());
   m.close();
@@ -2857,7 +2817,7 @@ TEST_F(mapping_announce, can_be_switched_off) {
   options.writes = mapio::write_path::mapped;
   mapping m(path_, options);
   m.flush();
-  inotify watch(path_);
+  support::modification_watch watch(path_);
   m.update_region(0, asio::buffer("x", 1));
   m.flush();
   m.close();

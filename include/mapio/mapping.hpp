@@ -507,6 +507,33 @@ class mapping {
   MAPIO_DECL bool is_resident(std::uint64_t offset, std::uint64_t length,
                               std::error_code& error) const;
 
+  /// Counts stores to [offset, offset + length) that mapio has not seen: by another process,
+  /// through another mapping, a pointer that no mutable_region stands for, or native_handle().
+  ///
+  /// The pages are dirty then, so that the next flush makes durable what was stored before this
+  /// call, and watchers in other processes are told at once, unless open_options::announce is
+  /// false. Best effort: only the owner of a file may tell them. Policies do not count it;
+  /// flush_policy::every() finds it all the same. Does nothing on copy-on-write mappings.
+  ///
+  /// Bytes that were stored before a sync failed may have gone with it: store them again before
+  /// they are published, once the error is cleared.
+  ///
+  /// @param offset  Bytes from the start of the file; any alignment.
+  /// @param length  Bytes; 0 returns at once with success.
+  /// @par Errors
+  ///   errc::read_only, errc::out_of_range, errc::not_open; errc::flush_failed: the file is
+  ///   poisoned, and no flush covers these pages until they are written or published after
+  ///   clear_flush_error().
+  /// @par Example
+  ///   std::memcpy(raw + 128, record, 64); m.publish(128, 64); m.flush_range(128, 64);
+  void publish(std::uint64_t offset, std::uint64_t length) {
+    std::error_code error;
+    publish(offset, length, error);
+    if (error) detail::throw_error(error, "publish");
+  }
+  /// Publishes without throwing.
+  MAPIO_DECL void publish(std::uint64_t offset, std::uint64_t length, std::error_code& error);
+
   /// Returns why the file is poisoned: the code of the sync that failed; no error if it is not.
   MAPIO_DECL std::error_code flush_error() const noexcept;
   /// Permits flushing again after a failed sync; makes nothing durable.

@@ -69,7 +69,8 @@ enum class advice {
 /// mapping::clear_flush_error() every update_region is errc::flush_failed and writes nothing.
 /// Closing flushes what the policy still owes; destroying the last handle never does.
 ///
-/// Only what update_region writes is counted; every() also covers stores through a mutable_region.
+/// Only what update_region writes is counted; every() also covers stores through a mutable_region,
+/// and those that were published.
 /// Has no effect on read_only and copy_on_write. A threshold or interval of 0 or less is
 /// std::errc::invalid_argument when the file is opened.
 ///
@@ -150,8 +151,8 @@ struct open_options {
   /// Allocates blocks on create and grow, so that a full disk is an error_code there and not a
   /// fault later.
   bool preallocate = true;
-  /// Lets watchers in other processes see stores made through the mapping, once per flush, by
-  /// touching the file's mtime.
+  /// Lets watchers in other processes see stores made through the mapping, once per flush and per
+  /// mapping::publish(), by touching the file's mtime.
   bool announce = true;
   /// Asks for huge pages; best effort. In this version it is accepted without effect.
   bool huge_pages = false;

@@ -887,6 +887,29 @@ std::error_code file_state::is_in_memory(const std::byte* address, std::uint64_t
   return {};
 }
 
+std::error_code file_state::publish(std::uint64_t offset, std::uint64_t length) noexcept {
+  if (!is_open()) return errc::not_open;
+  if (mode() == access::read_only) return errc::read_only;
+  // First: a sync that fails after this look is noticed when the pages are marked.
+  const std::uint32_t failures = flushes_.failures();
+  const bool counts = mode() == access::read_write && length != 0;
+  const failure why = with_window(current_, closed_, offset, length, [&](extent& e) {
+    if (!counts) return no_failure;
+    if (flushes_.is_poisoned()) {
+      // They may have been stored before the sync that failed, and gone with it.
+      flushes_.lose(offset, offset + length);
+      return errc::flush_failed;
+    }
+    mark_written(e, offset, offset + length, failures);
+    return no_failure;
+  });
+  if (why == no_failure && counts && announces() && file_->try_retain()) {
+    announce(*file_, nullptr);
+    file_->release();
+  }
+  return error_of(why);
+}
+
 // --- awaited verbs
 // ---------------------------------------------------------------------------------------------------------
 

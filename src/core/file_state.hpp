@@ -93,6 +93,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   std::error_code change_lock(verb kind, bool whole_file, std::uint64_t offset,
                               std::uint64_t length) noexcept;
   std::error_code is_resident(std::uint64_t offset, std::uint64_t length, bool& all) noexcept;
+  std::error_code publish(std::uint64_t offset, std::uint64_t length) noexcept;
   /// Closes; the verdict is on what the policy owed.
   std::error_code close() noexcept;
   /// Does what the policy asks for after [offset, offset + n) was stored; the verdict of

@@ -196,6 +196,10 @@ bool mapping::is_resident(std::uint64_t offset, std::uint64_t length,
   return all;
 }
 
+void mapping::publish(std::uint64_t offset, std::uint64_t length, std::error_code& error) {
+  error = state_ ? state_->publish(offset, length) : not_open;
+}
+
 std::error_code mapping::flush_error() const noexcept {
   return state_ ? state_->flush_error() : std::error_code();
 }
