@@ -139,6 +139,51 @@ void add_views(fixture& f) {
   });
 }
 
+/// A file that is in memory and mapped, for loops over all of it.
+struct warm_file {
+  explicit warm_file(const std::filesystem::path& path)
+      : map(mapio::mapping::create(path, std::uint64_t{256} << 20)) {
+    for (const mapio::mutable_region& chunk : map.mutable_chunks(1 << 20))
+      std::memset(chunk.data(), 3, chunk.size());
+    map.prefetch();
+  }
+
+  mapio::mapping map;
+};
+constexpr std::size_t chunk_size = 64 << 10;
+
+[[gnu::noinline]] std::uint64_t sum_of(const std::byte* data, std::size_t n) {
+  std::uint64_t sum = 0;
+  for (std::size_t i = 0; i + sizeof sum <= n; i += sizeof sum) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, data + i, sizeof word);
+    sum += word;
+  }
+  return sum;
+}
+
+void add_chunks(warm_file& f) {
+  const auto add = [](const char* name, auto sum_of_file) {
+    benchmark::RegisterBenchmark(name, [sum_of_file](benchmark::State& state) {
+      for (auto _ : state)
+        benchmark::DoNotOptimize(sum_of_file());
+    })->Unit(benchmark::kMillisecond);
+  };
+  add("chunks(64 KiB)", [&f] {
+    std::uint64_t sum = 0;
+    for (const mapio::region& chunk : f.map.chunks(chunk_size))
+      sum += sum_of(chunk.data(), chunk.size());
+    return sum;
+  });
+  const mapio::region all = f.map.view(0, f.map.size());
+  add("pointer by 64 KiB", [all] {
+    std::uint64_t sum = 0;
+    for (const std::byte* at = all.begin(); at != all.end(); at += chunk_size)
+      sum += sum_of(at, chunk_size);
+    return sum;
+  });
+}
+
 void compare(const bench::medians& m, bench::table& t) {
   for (const char* verb : {"update_region", "read_into"}) {
     for (const copy_size& size : sizes) {
@@ -168,6 +213,8 @@ void compare(const bench::medians& m, bench::table& t) {
   t.absolute("view and destroy (baseline: a shared_ptr)", m.processor_time("view"), shared_ptr,
              15ns);
   t.absolute("mutable_view and destroy (the same)", m.processor_time("mutable_view"), shared_ptr);
+  t.slower("chunks(64 KiB) of 256 MiB (baseline: a pointer)", m.processor_time("chunks(64 KiB)"),
+           m.processor_time("pointer by 64 KiB"), 1.05);
 }
 
 }  // namespace
@@ -180,5 +227,7 @@ int main(int argc, char** argv) {
   fixture f(directory.path() / "file");
   add_copies(f);
   add_views(f);
+  warm_file warm(directory.path() / "warm");
+  add_chunks(warm);
   return bench::run(given, compare);
 }

@@ -245,6 +245,62 @@ class mapping {
   MAPIO_DECL mutable_region mutable_view(std::uint64_t offset, std::uint64_t length,
                                          std::error_code& error);
 
+  /// Cuts the file, as it is now, into chunks of `bytes` bytes, of which the last may be short.
+  ///
+  /// A forward range of regions that pins the file for as long as it lives; see basic_chunk_range.
+  ///
+  /// @param bytes  Of a chunk.
+  /// @par Errors
+  ///   errc::not_open; std::errc::invalid_argument: chunks of 0 bytes.
+  /// @par Example
+  ///   for (const mapio::region& chunk : m.chunks(64 << 10)) digest.update(chunk.bytes());
+  chunk_range chunks(std::size_t bytes) const {
+    std::error_code error;
+    chunk_range result = chunks(bytes, error);
+    if (error) detail::throw_error(error, "chunks");
+    return result;
+  }
+  /// Makes the range without throwing; it is empty on error.
+  chunk_range chunks(std::size_t bytes, std::error_code& error) const {
+    return cut(true, 0, 0, bytes, error);
+  }
+
+  /// Cuts the file, as it is now, into chunks of page_size() bytes; see chunks().
+  ///
+  /// @par Errors
+  ///   errc::not_open.
+  /// @par Example
+  ///   for (const mapio::region& page : m.pages()) index(page.offset(), page.bytes());
+  chunk_range pages() const {
+    std::error_code error;
+    chunk_range result = pages(error);
+    if (error) detail::throw_error(error, "pages");
+    return result;
+  }
+  /// Makes the range without throwing; it is empty on error.
+  MAPIO_DECL chunk_range pages(std::error_code& error) const;
+
+  /// Cuts the file, as it is now, into chunks for writing, of which the last may be short.
+  ///
+  /// As chunks(), of mutable regions: a chunk counts as dirty from the time it is dereferenced
+  /// until its last copy is gone.
+  ///
+  /// @param bytes  Of a chunk.
+  /// @par Errors
+  ///   errc::not_open, errc::read_only; std::errc::invalid_argument: chunks of 0 bytes.
+  /// @par Example
+  ///   for (const mapio::mutable_region& chunk : m.mutable_chunks(4096)) encrypt(chunk.bytes());
+  mutable_chunk_range mutable_chunks(std::size_t bytes) {
+    std::error_code error;
+    mutable_chunk_range result = mutable_chunks(bytes, error);
+    if (error) detail::throw_error(error, "mutable_chunks");
+    return result;
+  }
+  /// Makes the range without throwing; it is empty on error.
+  mutable_chunk_range mutable_chunks(std::size_t bytes, std::error_code& error) {
+    return mutable_cut(true, 0, 0, bytes, error);
+  }
+
   /// Stores `buffers`, one after another, at `offset`; returns the bytes stored.
   ///
   /// Lock-free; concurrent calls for disjoint ranges scale. Short of errors the update is complete.
@@ -564,6 +620,15 @@ class mapping {
   MAPIO_DECL std::error_code end_update(std::uint64_t offset, std::size_t stored,
                                         detail::failure why) const noexcept;
   MAPIO_DECL detail::failure check(std::uint64_t offset, std::uint64_t length) const noexcept;
+  MAPIO_DECL chunk_range cut(bool whole_file, std::uint64_t offset, std::uint64_t length,
+                             std::size_t bytes, std::error_code& error) const;
+  MAPIO_DECL mutable_chunk_range mutable_cut(bool whole_file, std::uint64_t offset,
+                                             std::uint64_t length, std::size_t bytes,
+                                             std::error_code& error);
+  template <class Region>
+  basic_chunk_range<Region> cut_into(bool whole_file, std::uint64_t offset, std::uint64_t length,
+                                     std::size_t bytes, std::uint64_t chunk_flags,
+                                     std::error_code& error) const;
 
   // One buffer, the common case, goes straight through. Several are checked as a whole first, so
   // that a range that does not fit stores nothing.

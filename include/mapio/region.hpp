@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -16,6 +17,7 @@ MAPIO_NAMESPACE_BEGIN
 namespace detail {
 struct region_access;
 }
+class mapping;
 
 /// Shows a range of a mapped file and keeps it mapped, at this address, for as long as any copy
 /// lives.
@@ -186,8 +188,122 @@ struct region_access {
                              std::uint64_t offset) noexcept {
     return {std::move(p), data, size, offset};
   }
+  /// Makes a region of `count` bytes from `first` on that pins nothing else.
+  template <class Region>
+  static Region part(const Region& whole, std::size_t first, std::size_t count,
+                     std::uint64_t flags) {
+    const std::uint64_t offset = whole.offset_ + first;
+    return {whole.pin_.part(offset, offset + count, flags), whole.data() + first, count, offset};
+  }
 };
 }  // namespace detail
+
+/// Cuts what there is of a file, or of a segment, into chunks of the same size: a forward range of
+/// regions, of which the last may be short.
+///
+/// Made by mapping::chunks(), mapping::pages() and mapping::mutable_chunks(). Each time that an
+/// iterator is dereferenced it makes a region, which pins its own bytes only; those stay valid
+/// after the range is gone. A chunk of a mutable_chunk_range counts as dirty from then on, until
+/// its last copy is gone; chunks that are passed over do not.
+///
+/// **A file that changes meanwhile.** The range is about what there was when it was made, and keeps
+/// all of that mapped: bytes that are appended are not among the chunks, and for a resize that
+/// would cut or move the file it is in the way like any region.
+///
+/// Iterators are valid while the range that they are of lives, and stays where it is.
+///
+/// @tparam Region  region or mutable_region.
+/// @par Errors
+///   Dereferencing throws std::system_error (std::errc::not_enough_memory) when there is no memory
+///   for a pin. Nothing else here throws but copying, for the same reason.
+/// @par Thread safety
+///   As region; any number of threads may go over one range at once.
+/// @par Example
+///   for (const mapio::region& chunk : file.chunks(64 << 10)) sum += checksum(chunk.bytes());
+template <class Region>
+class basic_chunk_range {
+ public:
+  /// Goes over the chunks from the first to the last.
+  class iterator {
+   public:
+    /// Says that several passes give the same chunks,
+    using iterator_concept = std::forward_iterator_tag;
+    /// though they are no references, as algorithms from before C++20 would want.
+    using iterator_category = std::input_iterator_tag;
+    /// Names the type of a chunk.
+    using value_type = Region;
+    /// Names the type of what dereferencing gives.
+    using reference = Region;
+    /// There is no way to point at a chunk.
+    using pointer = void;
+    /// Counts chunks.
+    using difference_type = std::ptrdiff_t;
+
+    /// Makes an iterator of no range.
+    iterator() noexcept = default;
+    /// Makes a region of this chunk.
+    Region operator*() const { return range_->chunk_at(at_); }
+    /// Goes to the next chunk.
+    iterator& operator++() noexcept {
+      at_ += range_->length_of(at_);
+      return *this;
+    }
+    /// Goes to the next chunk; returns where it was.
+    iterator operator++(int) noexcept {
+      iterator before = *this;
+      ++*this;
+      return before;
+    }
+    /// Tells whether two iterators of one range are at the same chunk.
+    friend bool operator==(const iterator&, const iterator&) noexcept = default;
+
+   private:
+    friend class basic_chunk_range;
+    iterator(const basic_chunk_range& range, std::size_t at) noexcept : range_(&range), at_(at) {}
+
+    const basic_chunk_range* range_ = nullptr;
+    std::size_t at_ = 0;
+  };
+  /// Names the type of what begin() and end() return.
+  using const_iterator = iterator;
+  /// Names the type of a chunk.
+  using value_type = Region;
+
+  /// Makes a range without chunks that pins nothing.
+  basic_chunk_range() noexcept = default;
+
+  /// Returns an iterator at the first chunk.
+  iterator begin() const noexcept { return {*this, 0}; }
+  /// Returns an iterator behind the last chunk.
+  iterator end() const noexcept { return {*this, whole_.size()}; }
+  /// Returns the number of chunks.
+  std::size_t size() const noexcept {
+    return whole_.size() / chunk_size_ + (whole_.size() % chunk_size_ != 0 ? 1 : 0);
+  }
+  /// Tells whether there is not a single chunk.
+  bool empty() const noexcept { return whole_.empty(); }
+
+ private:
+  friend class mapping;
+  basic_chunk_range(Region whole, std::size_t chunk_size, std::uint64_t chunk_flags) noexcept
+      : whole_(std::move(whole)), chunk_size_(chunk_size), chunk_flags_(chunk_flags) {}
+
+  std::size_t length_of(std::size_t at) const noexcept {
+    return chunk_size_ < whole_.size() - at ? chunk_size_ : whole_.size() - at;
+  }
+  Region chunk_at(std::size_t at) const {
+    return detail::region_access::part(whole_, at, length_of(at), chunk_flags_);
+  }
+
+  Region whole_;  // pinned, but not for writing: it makes nothing dirty
+  std::size_t chunk_size_ = 1;
+  std::uint64_t chunk_flags_ = 0;  // of the pins of chunks
+};
+
+/// Hands out what there is of a file in chunks, for reading.
+using chunk_range = basic_chunk_range<region>;
+/// Hands out what there is of a file in chunks, for writing.
+using mutable_chunk_range = basic_chunk_range<mutable_region>;
 
 MAPIO_NAMESPACE_END
 

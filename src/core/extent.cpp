@@ -192,15 +192,13 @@ std::error_code extent::make(native_handle_type file, access mode, std::uint64_t
   return {};
 }
 
-pin pin::duplicate() const {
-  // The range is this pin's own; a pin without a slot has none, and needs none: it only counts.
+pin pin::part(std::uint64_t begin, std::uint64_t end, std::uint64_t flags) const {
+  // A pin without a slot has no range, and needs none: it only counts.
   if (slot_ != nullptr) {
     if (extent_->copies_wait_.load(std::memory_order_seq_cst)) [[unlikely]] {
       const std::lock_guard wait(extent_->mutex_);
     }
-    pin copy =
-        extent_->acquire(word_ >> pin_slot::shift, slot_->end.load(std::memory_order_relaxed),
-                         word_ & pin_slot::writable);
+    pin copy = extent_->acquire(begin, end, flags);
     if (copy) {
       // Before this pin can go: see each_pass().
       extent_->copies_.fetch_add(1, std::memory_order_seq_cst);
@@ -209,7 +207,13 @@ pin pin::duplicate() const {
     if (!extent_->is_orphaned()) throw_failure(out_of_memory, "region");
   }
   extent_->retain();
-  return {extent_, nullptr, word_};
+  return {extent_, nullptr, flags};
+}
+
+pin pin::duplicate() const {
+  if (slot_ == nullptr) return part(0, 0, 0);
+  return part(word_ >> pin_slot::shift, slot_->end.load(std::memory_order_relaxed),
+              word_ & pin_slot::writable);
 }
 
 void pin::drop_slow() noexcept {

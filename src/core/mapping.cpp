@@ -99,27 +99,76 @@ region mapping::show(std::uint64_t offset, std::uint64_t length,
                                      static_cast<std::size_t>(length), offset);
 }
 
+namespace {
+
+std::error_code check_writable(const std::shared_ptr<detail::file_state>& file) noexcept {
+  if (!file || !file->is_open()) return not_open;
+  return file->mode() == access::read_only ? std::error_code(errc::read_only) : std::error_code();
+}
+
+std::uint64_t flags_of_mutable(access mode) noexcept {
+  // Private stores are nobody's dirty pages.
+  return mode == access::read_write ? detail::pin_slot::writable : 0;
+}
+
+}  // namespace
+
 mutable_region mapping::mutable_view(std::uint64_t offset, std::uint64_t length,
                                      std::error_code& error) {
-  error.clear();
-  if (!is_open()) {
-    error = not_open;
-    return {};
-  }
-  const access mode = state_->mode();
-  if (mode == access::read_only) {
-    error = errc::read_only;
-    return {};
-  }
-  // Private stores are nobody's dirty pages.
-  const std::uint64_t flags = mode == access::read_write ? detail::pin_slot::writable : 0;
+  error = check_writable(state_);
+  if (error) return {};
   detail::extent* where = nullptr;
   detail::failure why{};
-  detail::pin pin = state_->pin_range(offset, length, length == 0 ? 0 : flags, where, why);
+  detail::pin pin = state_->pin_range(
+      offset, length, length == 0 ? 0 : flags_of_mutable(state_->mode()), where, why);
   error = detail::error_of(why);
   if (error || length == 0) return {};
   return detail::region_access::make(std::move(pin), where->base() + offset,
                                      static_cast<std::size_t>(length), offset);
+}
+
+template <class Region>
+basic_chunk_range<Region>
+mapping::cut_into(bool whole_file, std::uint64_t offset, std::uint64_t length, std::size_t bytes,
+                  std::uint64_t chunk_flags, std::error_code& error) const {
+  if (bytes == 0) {
+    error = make_error_code(std::errc::invalid_argument);
+    return {};
+  }
+  detail::extent* where = nullptr;
+  detail::failure why{};
+  detail::pin pin;
+  do {
+    if (whole_file) length = state_->reach();
+    why = detail::no_failure;
+    pin = state_->pin_range(offset, length, 0, where, why);
+  } while (whole_file && why == errc::out_of_range);  // it was cut in between
+  error = detail::error_of(why);
+  if (error || length == 0) return {};
+  const decltype(Region().data()) first = where->base() + offset;
+  return {
+      detail::region_access::make(std::move(pin), first, static_cast<std::size_t>(length), offset),
+      bytes, chunk_flags};
+}
+
+chunk_range mapping::cut(bool whole_file, std::uint64_t offset, std::uint64_t length,
+                         std::size_t bytes, std::error_code& error) const {
+  error = is_open() ? std::error_code() : not_open;
+  if (error) return {};
+  return cut_into<region>(whole_file, offset, length, bytes, 0, error);
+}
+
+chunk_range mapping::pages(std::error_code& error) const {
+  return chunks(page_size(), error);
+}
+
+mutable_chunk_range mapping::mutable_cut(bool whole_file, std::uint64_t offset,
+                                         std::uint64_t length, std::size_t bytes,
+                                         std::error_code& error) {
+  error = check_writable(state_);
+  if (error) return {};
+  return cut_into<mutable_region>(whole_file, offset, length, bytes,
+                                  flags_of_mutable(state_->mode()), error);
 }
 
 std::size_t mapping::store(std::uint64_t offset, asio::const_buffer bytes,

@@ -55,6 +55,8 @@ class pin {
   }
 
   extent* owner() const noexcept { return extent_; }
+  /// Pins [begin, end), a part of what this one pins, by itself; throws when there is no memory.
+  MAPIO_DECL pin part(std::uint64_t begin, std::uint64_t end, std::uint64_t flags) const;
   explicit operator bool() const noexcept { return extent_ != nullptr; }
 
  private:
