@@ -11,5 +11,6 @@
 #include <mapio/mapping.hpp>
 #include <mapio/options.hpp>
 #include <mapio/region.hpp>
+#include <mapio/segment.hpp>
 
 #endif  // MAPIO_MAPIO_HPP

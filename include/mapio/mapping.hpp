@@ -17,6 +17,8 @@
 
 MAPIO_NAMESPACE_BEGIN
 
+class segment;
+
 namespace detail {
 class file_state;
 struct mapping_access;
@@ -563,6 +565,19 @@ class mapping {
   MAPIO_DECL bool is_resident(std::uint64_t offset, std::uint64_t length,
                               std::error_code& error) const;
 
+  /// Makes a segment of [offset, offset + length): the same verbs, at offsets from its start,
+  /// within its own bounds.
+  ///
+  /// @param offset  Bytes from the start of the file; any alignment.
+  /// @param length  Bytes; 0 gives an empty segment.
+  /// @par Errors
+  ///   errc::out_of_range, errc::not_open.
+  /// @par Example
+  ///   mapio::segment index = m.slice(0, 4096); index.update_region(0, asio::buffer(entry));
+  segment slice(std::uint64_t offset, std::uint64_t length);
+  /// Slices without throwing; returns a segment without a file on error.
+  segment slice(std::uint64_t offset, std::uint64_t length, std::error_code& error);
+
   /// Counts stores to [offset, offset + length) that mapio has not seen: by another process,
   /// through another mapping, a pointer that no mutable_region stands for, or native_handle().
   ///
@@ -609,6 +624,7 @@ class mapping {
 
  private:
   friend struct detail::mapping_access;
+  friend class segment;
 
   MAPIO_DECL region show(std::uint64_t offset, std::uint64_t length,
                          detail::failure& why) const noexcept;
@@ -687,5 +703,7 @@ MAPIO_DECL std::size_t guarded_copy(void* destination, const void* source, std::
 MAPIO_DECL bool handle_fault(int signal, void* info, void* context) noexcept;
 
 MAPIO_NAMESPACE_END
+
+#include <mapio/segment.hpp>  // what slice() returns, made of mappings itself
 
 #endif  // MAPIO_MAPPING_HPP
