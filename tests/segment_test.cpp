@@ -92,6 +92,8 @@ std::vector<ranged_verb> ranged_verbs() {
        [](segment& s, offset o, length n, code& ec) { s.prefetch(o, n, ec); }},
       {"is_resident", [](segment& s, offset o, length n) { s.is_resident(o, n); },
        [](segment& s, offset o, length n, code& ec) { s.is_resident(o, n, ec); }},
+      {"advise", [](segment& s, offset o, length n) { s.advise(o, n, mapio::advice::random); },
+       [](segment& s, offset o, length n, code& ec) { s.advise(o, n, mapio::advice::random, ec); }},
       {"lock_pages", [](segment& s, offset o, length n) { s.lock_pages(o, n); },
        [](segment& s, offset o, length n, code& ec) { s.lock_pages(o, n, ec); }},
       {"unlock_pages", [](segment& s, offset o, length n) { s.unlock_pages(o, n); },

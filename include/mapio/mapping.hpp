@@ -545,6 +545,33 @@ class mapping {
   /// Unlocks without throwing.
   MAPIO_DECL void unlock_pages(std::uint64_t offset, std::uint64_t length, std::error_code& error);
 
+  /// Tells the OS how [offset, offset + length) will be used.
+  ///
+  /// A hint: no byte changes, whatever the advice, and what is dirty stays so. It is about whole
+  /// pages. `normal`, `sequential` and `random` hold until another of these is given, and
+  /// `huge_pages` for good; they follow a mapping that moves, and are about what is in the file
+  /// there later as well, but not about what growth adds behind them. `will_need` begins to read,
+  /// and may wait for the device's queue; the others ask for nothing.
+  ///
+  /// @param offset  Bytes from the start of the file; any alignment.
+  /// @param length  Bytes; 0 returns at once with success.
+  /// @param what    The advice.
+  /// @par Errors
+  ///   errc::out_of_range, errc::not_open; errc::unsupported: the OS has no such advice, or
+  ///   advice::dont_need on a copy-on-write mapping, where it would take private stores;
+  ///   std::errc::invalid_argument: no advice at all, or dont_need or cold for locked pages. Else
+  ///   the OS code.
+  /// @par Example
+  ///   m.advise(0, m.size(), mapio::advice::random);
+  void advise(std::uint64_t offset, std::uint64_t length, advice what) {
+    std::error_code error;
+    advise(offset, length, what, error);
+    if (error) detail::throw_error(error, "advise");
+  }
+  /// Advises without throwing.
+  MAPIO_DECL void advise(std::uint64_t offset, std::uint64_t length, advice what,
+                         std::error_code& error);
+
   /// Tells whether every page of [offset, offset + length) is in memory now; an empty range is.
   ///
   /// Linux keeps this from who has only read permission for a file of somebody else's. There the

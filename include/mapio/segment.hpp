@@ -225,6 +225,19 @@ class segment {
     return map_.is_resident(in_file(offset, length), length, error);
   }
 
+  /// Tells the OS how [offset, offset + length) will be used; see mapping::advise(). Pages that it
+  /// shares with its neighbours are advised on as a whole.
+  ///
+  /// @par Example
+  ///   s.advise(0, s.size(), mapio::advice::random);
+  void advise(std::uint64_t offset, std::uint64_t length, advice what) {
+    map_.advise(in_file(offset, length), length, what);
+  }
+  /// Advises without throwing.
+  void advise(std::uint64_t offset, std::uint64_t length, advice what, std::error_code& error) {
+    map_.advise(in_file(offset, length), length, what, error);
+  }
+
   /// Keeps the pages of the segment in memory; see lock_pages(offset, length).
   ///
   /// @par Example

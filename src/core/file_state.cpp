@@ -887,6 +887,23 @@ std::error_code file_state::is_in_memory(const std::byte* address, std::uint64_t
   return {};
 }
 
+std::error_code file_state::advise(std::uint64_t offset, std::uint64_t length,
+                                   advice what) noexcept {
+  if (!is_open()) return errc::not_open;
+  // It would take what was stored privately.
+  if (what == advice::dont_need && mode() == access::copy_on_write) return errc::unsupported;
+  extent* e = nullptr;
+  failure why{};
+  const pin held = pin_range(offset, length, pin_slot::operation, e, why);
+  if (why != no_failure || length == 0) return error_of(why);
+  const std::uint64_t begin = page_floor(offset);
+  const std::uint64_t end = page_ceil(offset + length);
+  const std::error_code error = advice_.advise(*e, begin, end, what);
+  // A store into these pages costs a fault again.
+  if (what == advice::dont_need || what == advice::cold) e->stored.clear(begin, end);
+  return error;
+}
+
 std::error_code file_state::publish(std::uint64_t offset, std::uint64_t length) noexcept {
   if (!is_open()) return errc::not_open;
   if (mode() == access::read_only) return errc::read_only;
@@ -1671,6 +1688,7 @@ void file_state::map_larger(operation& op) noexcept {
     if (self->error) return;
     // It may be given up before it takes its place, by a loop.
     file.larger_->dispose_like(*current);
+    file.advice_.repeat_in(*file.larger_);  // first: locking brings pages in
     self->error = file.locks_.repeat_in(*file.larger_);
   };
   op.runner->submit(op);
@@ -1730,7 +1748,7 @@ void file_state::move_to_larger(operation& op) noexcept {
       platform::heavy_barrier();
       const extent::pin_count pins = old->count_pins(0, false);
       if (pins.regions + pins.operations != 0 || is_being_copied(*old, 0, no_end) ||
-          !locks_.are_repeated()) {
+          !locks_.are_repeated() || !advice_.is_repeated()) {
         // Somebody came in between: let them, and try again.
         current_.store(old, std::memory_order_seq_cst);
         old = nullptr;
@@ -1764,6 +1782,7 @@ void file_state::move_to_larger(operation& op) noexcept {
   op.work = [](operation* self) noexcept {
     file_state& file = *self->file;
     wait_a_little();
+    if (!file.advice_.is_repeated()) file.advice_.repeat_in(*file.larger_);
     if (!file.locks_.are_repeated()) self->error = file.locks_.repeat_in(*file.larger_);
   };
   op.runner->submit(op);

@@ -4,6 +4,7 @@
 #include "extent.hpp"
 #include "flush_scheduler.hpp"
 #include "operation_list.hpp"
+#include "page_advice.hpp"
 #include "page_locks.hpp"
 #include "platform/platform.hpp"
 #include "recent_pages.hpp"
@@ -93,6 +94,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   std::error_code change_lock(verb kind, bool whole_file, std::uint64_t offset,
                               std::uint64_t length) noexcept;
   std::error_code is_resident(std::uint64_t offset, std::uint64_t length, bool& all) noexcept;
+  std::error_code advise(std::uint64_t offset, std::uint64_t length, advice what) noexcept;
   std::error_code publish(std::uint64_t offset, std::uint64_t length) noexcept;
   /// Closes; the verdict is on what the policy owed.
   std::error_code close() noexcept;
@@ -235,6 +237,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   std::error_code resize_error_;  // why the growth under way is being undone
   extent* larger_ = nullptr;      // mapped ahead by the growth under way
   page_locks locks_;
+  page_advice advice_;
   std::atomic<std::uint64_t> last_engine_{0};
   std::vector<std::weak_ptr<engine>> engines_;
   flush_scheduler flushes_;

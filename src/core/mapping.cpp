@@ -245,6 +245,11 @@ bool mapping::is_resident(std::uint64_t offset, std::uint64_t length,
   return all;
 }
 
+void mapping::advise(std::uint64_t offset, std::uint64_t length, advice what,
+                     std::error_code& error) {
+  error = state_ ? state_->advise(offset, length, what) : not_open;
+}
+
 void mapping::publish(std::uint64_t offset, std::uint64_t length, std::error_code& error) {
   error = state_ ? state_->publish(offset, length) : not_open;
 }

@@ -77,6 +77,41 @@ bool read_in_large_pieces(std::byte* base, std::uint64_t length) noexcept {
   return ::madvise(base, static_cast<std::size_t>(length), MADV_HUGEPAGE) == 0;
 }
 
+namespace {
+
+/// Returns the number of an advice, or -1 for what is none.
+int advice_number(advice what) noexcept {
+  switch (what) {
+  case advice::normal:
+    return MADV_NORMAL;
+  case advice::sequential:
+    return MADV_SEQUENTIAL;
+  case advice::random:
+    return MADV_RANDOM;
+  case advice::will_need:
+    return MADV_WILLNEED;
+  case advice::dont_need:
+    return MADV_DONTNEED;
+  case advice::cold:
+    return MADV_COLD;
+  case advice::huge_pages:
+    return MADV_HUGEPAGE;
+  }
+  return -1;
+}
+
+}  // namespace
+
+std::error_code advise(std::byte* address, std::uint64_t length, advice what) noexcept {
+  const int number = advice_number(what);
+  if (number < 0) return make_error_code(std::errc::invalid_argument);
+  if (::madvise(address, static_cast<std::size_t>(length), number) == 0) return {};
+  const std::error_code error = last_error();
+  // About nothing, the only thing that can be wrong is the advice.
+  const bool known = error != std::errc::invalid_argument || ::madvise(address, 0, number) == 0;
+  return known ? error : errc::unsupported;
+}
+
 void unmap(std::byte* base, std::uint64_t capacity) noexcept {
   ::munmap(base, static_cast<std::size_t>(capacity));
   reserved.fetch_sub(capacity, std::memory_order_relaxed);

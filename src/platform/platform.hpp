@@ -65,6 +65,9 @@ bool is_not_supported(const std::error_code& error) noexcept;
 std::error_code lock_pages(std::byte* address, std::uint64_t length) noexcept;
 std::error_code unlock_pages(std::byte* address, std::uint64_t length) noexcept;
 
+/// Says how pages of a mapping will be used; errc::unsupported where the OS does not know that.
+std::error_code advise(std::byte* address, std::uint64_t length, advice what) noexcept;
+
 /// Returns zeroed memory that costs nothing until it is written; null when there is none.
 void* allocate_zeroed(std::size_t bytes) noexcept;
 void free_zeroed(void* memory, std::size_t bytes) noexcept;

@@ -1,0 +1,283 @@
+#include "faults/syscall_gate.hpp"
+#include "support.hpp"
+
+#include <mapio/mapped_file.hpp>
+#include <mapio/mapping.hpp>
+
+#include <asio/awaitable.hpp>
+#include <asio/buffer.hpp>
+#include <asio/io_context.hpp>
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace {
+
+namespace fs = std::filesystem;
+using mapio::advice;
+using mapio::errc;
+using mapio::mapping;
+using mapio::open_options;
+using support::code_of;
+using support::creating;
+using support::page;
+using support::pattern;
+using support::read_all;
+using support::same;
+
+constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
+constexpr std::array all_advice = {advice::normal,    advice::sequential, advice::random,
+                                   advice::will_need, advice::dont_need,  advice::cold,
+                                   advice::huge_pages};
+
+/// Counts the bytes of this process's mappings of a file for which the kernel keeps a flag: "rr"
+/// for random, "sr" for sequential, "hg" for huge pages.
+std::uint64_t bytes_with(const fs::path& path, const std::string& flag) {
+  std::ifstream smaps("/proc/self/smaps");
+  std::uint64_t bytes = 0;
+  std::uint64_t size = 0;
+  for (std::string line; std::getline(smaps, line);) {
+    // What begins a mapping is its range; its details begin with a capital.
+    if (line.find('-') < line.find(' ')) {
+      const bool of_file = line.ends_with(path.string());
+      const std::uint64_t begin = std::stoull(line, nullptr, 16);
+      size = of_file ? std::stoull(line.substr(line.find('-') + 1), nullptr, 16) - begin : 0;
+    } else if (line.starts_with("VmFlags:") && line.find(' ' + flag) != std::string::npos) {
+      bytes += size;
+    }
+  }
+  return bytes;
+}
+
+/// Counts the pages that are in this process's page table.
+std::size_t mapped_pages(const mapio::region& r) {
+  const support::unique_fd pagemap = support::open_fd("/proc/self/pagemap", O_RDONLY);
+  std::size_t count = 0;
+  const auto first = reinterpret_cast<std::uintptr_t>(r.data()) / page();
+  for (std::size_t i = 0; i < r.size() / page(); ++i) {
+    std::uint64_t entry = 0;
+    EXPECT_EQ(::pread(pagemap.get(), &entry, sizeof entry,
+                      static_cast<off_t>((first + i) * sizeof entry)),
+              static_cast<ssize_t>(sizeof entry));
+    count += entry >> 63;
+  }
+  return count;
+}
+
+class advice_test : public testing::Test {
+ protected:
+  mapping file_of(const std::string& bytes, const open_options& options = support::read_write()) {
+    support::write_file(path_, bytes);
+    return mapping(path_, options);
+  }
+  std::uint64_t with(const std::string& flag) const { return bytes_with(path_, flag); }
+
+  support::temp_dir dir_;
+  const fs::path path_ = dir_ / "file";
+};
+
+TEST_F(advice_test, reaches_the_kernel_by_whole_pages) {
+  mapping m = file_of(pattern(16 * page()));
+  m.advise(page() + 1, page(), advice::random);
+  EXPECT_EQ(with("rr"), 2 * page());
+  m.advise(8 * page(), 4 * page(), advice::sequential);
+  EXPECT_EQ(with("sr"), 4 * page());
+  m.advise(0, m.size(), advice::huge_pages);
+  EXPECT_EQ(with("hg"), 16 * page());
+}
+
+TEST_F(advice_test, of_one_kind_ends_the_other_and_normal_ends_both) {
+  mapping m = file_of(pattern(16 * page()));
+  m.advise(0, 8 * page(), advice::random);
+  m.advise(4 * page(), 8 * page(), advice::sequential);
+  EXPECT_EQ(with("rr"), 4 * page());
+  EXPECT_EQ(with("sr"), 8 * page());
+  m.advise(2 * page(), 4 * page(), advice::normal);
+  EXPECT_EQ(with("rr"), 2 * page());
+  EXPECT_EQ(with("sr"), 6 * page());
+}
+
+TEST_F(advice_test, is_taken_on_every_kind_of_mapping) {
+  const std::string bytes = pattern(8 * page());
+  for (const open_options& options :
+       {support::read_only(), support::read_write(), support::copy_on_write()}) {
+    mapping m = file_of(bytes, options);
+    for (const advice what : all_advice) {
+      std::error_code ec = make_error_code(errc::pinned);
+      m.advise(0, m.size(), what, ec);
+      const bool loses = what == advice::dont_need && options.mode == mapio::access::copy_on_write;
+      EXPECT_EQ(ec, loses ? std::error_code(errc::unsupported) : std::error_code())
+          << static_cast<int>(what);
+      EXPECT_TRUE(same(read_all(m), bytes));
+    }
+  }
+}
+
+TEST_F(advice_test, that_pages_are_not_needed_takes_them_out_and_loses_nothing) {
+  std::string bytes = pattern(16 * page());
+  mapping m = file_of(bytes);
+  m.flush();
+  const mapio::region all = m.view(0, m.size());
+  m.update_region(3 * page(), asio::buffer("stored", 6));
+  m.mutable_view(5 * page(), 6).data()[0] = std::byte{'x'};
+  bytes.replace(3 * page(), 6, "stored").replace(5 * page(), 1, "x");
+  m.prefetch();
+  ASSERT_EQ(mapped_pages(all), 16U);
+  m.advise(2 * page(), 12 * page(), advice::dont_need);
+  EXPECT_EQ(mapped_pages(all), 4U);
+  EXPECT_EQ(m.pending_bytes(), 2 * page());
+  EXPECT_TRUE(same(all.text(), bytes));
+  m.flush();
+  EXPECT_EQ(m.pending_bytes(), 0U);
+  EXPECT_TRUE(same(support::read_file(path_), bytes));
+}
+
+// Its next store faults, which the loop's thread is spared.
+TEST_F(advice_test, that_pages_will_go_sends_the_next_awaited_update_off_the_loop) {
+  for (const advice what : {advice::dont_need, advice::cold}) {
+    mapping m = file_of(pattern(4 * page()));
+    m.mutable_view(0, m.size()).data()[0] = std::byte{'x'};
+    asio::io_context io;
+    mapio::mapped_file file(io.get_executor(), m);
+    const auto stores_of_update = [&] {
+      const std::uint64_t before = m.stats().stores;
+      support::run_coroutine(io, [&]() -> asio::awaitable<void> {
+        co_await file.update_region(page(), asio::buffer("x", 1));
+      });
+      return m.stats().stores - before;
+    };
+    EXPECT_EQ(stores_of_update(), 1U);
+    m.advise(page(), page(), what);
+    EXPECT_EQ(stores_of_update(), 0U);
+  }
+}
+
+TEST_F(advice_test, never_takes_what_was_stored_privately) {
+  mapping m = file_of(std::string(page(), 'a'), support::copy_on_write());
+  m.update_region(0, asio::buffer("b", 1));
+  EXPECT_EQ(code_of([&] { m.advise(0, page(), advice::dont_need); }), errc::unsupported);
+  EXPECT_EQ(m.view(0, 1).text(), "b");
+}
+
+TEST_F(advice_test, that_pages_are_needed_brings_them_in) {
+  { file_of(pattern(64 * page())); }
+  if (!support::evict(path_)) GTEST_SKIP() << "this file system does not let go of its pages";
+  mapping m(path_, support::read_only());
+  if (m.is_resident(0, m.size())) GTEST_SKIP() << "the pages stayed in memory";
+  m.advise(0, m.size(), advice::will_need);
+  EXPECT_TRUE(support::eventually([&] { return m.is_resident(0, m.size()); }));
+}
+
+TEST_F(advice_test, follows_a_mapping_that_moves) {
+  open_options options = creating(16 * page());
+  options.reserve = 16 * page();
+  mapping m(path_, options);
+  m.advise(0, 8 * page(), advice::random);
+  m.advise(2 * page(), page(), advice::normal);
+  m.advise(8 * page(), 4 * page(), advice::sequential);
+  m.advise(4 * page(), 6 * page(), advice::huge_pages);
+  m.resize(64 * page());
+  ASSERT_EQ(m.stats().moves, 1U);
+  EXPECT_EQ(with("rr"), 7 * page());
+  EXPECT_EQ(with("sr"), 4 * page());
+  EXPECT_EQ(with("hg"), 6 * page());
+  m.advise(0, 4 * page(), advice::normal);
+  m.resize(4096 * page());
+  ASSERT_EQ(m.stats().moves, 2U);
+  EXPECT_EQ(with("rr"), 4 * page());
+  EXPECT_EQ(with("sr"), 4 * page());
+  EXPECT_EQ(with("hg"), 6 * page());
+}
+
+TEST_F(advice_test, that_is_given_while_the_mapping_moves_is_not_lost) {
+  if (!support::locks_work) GTEST_SKIP() << "sanitizers make mlock do nothing";
+  // Locking comes last in what is done before a move.
+  std::atomic<bool> holding{false};
+  faults::syscall_gate gate({SYS_mlock}, [&](const auto&) {
+    return holding.exchange(false) ? faults::syscall_gate::hold : faults::syscall_gate::pass;
+  });
+  const bool possible = gate.run([&] {
+    open_options options = creating(16 * page());
+    options.reserve = 16 * page();
+    mapping m(path_, options);
+    m.advise(0, 4 * page(), advice::random);
+    m.lock_pages(0, page());
+    holding = true;
+    std::thread grower([m]() mutable { m.resize(64 * page()); });
+    gate.wait_until_held();
+    m.advise(0, 2 * page(), advice::normal);
+    m.advise(8 * page(), page(), advice::sequential);
+    gate.release();
+    grower.join();
+    EXPECT_EQ(m.stats().moves, 1U);
+    EXPECT_EQ(with("rr"), 2 * page());
+    EXPECT_EQ(with("sr"), page());
+  });
+  if (!possible) GTEST_SKIP() << "seccomp does not let us hold system calls";
+}
+
+TEST_F(advice_test, about_nothing_or_what_is_not_there_changes_nothing) {
+  mapping m = file_of(pattern(4 * page()));
+  m.advise(0, 0, advice::random);
+  m.advise(4 * page(), 0, advice::random);
+  EXPECT_EQ(with("rr"), 0U);
+  for (const auto& [offset, length] : std::vector<std::pair<std::uint64_t, std::uint64_t>>{
+           {4 * page(), 1}, {4 * page() + 1, 0}, {0, 4 * page() + 1}, {1, most}, {most, most}}) {
+    for (const advice what : all_advice) {
+      std::error_code ec;
+      m.advise(offset, length, what, ec);
+      EXPECT_EQ(ec, errc::out_of_range) << offset << ' ' << length;
+    }
+    EXPECT_EQ(code_of([&] { m.advise(offset, length, advice::random); }), errc::out_of_range);
+  }
+  EXPECT_EQ(with("rr"), 0U);
+  m.close();
+  EXPECT_EQ(code_of([&] { m.advise(0, 1, advice::random); }), errc::not_open);
+  EXPECT_EQ(code_of([] { mapping().advise(0, 0, advice::random); }), errc::not_open);
+}
+
+TEST_F(advice_test, that_is_none_is_refused) {
+  mapping m = file_of(pattern(page()));
+  EXPECT_EQ(code_of([&] { m.advise(0, 1, static_cast<advice>(99)); }), std::errc::invalid_argument);
+}
+
+TEST_F(advice_test, that_locked_pages_are_not_needed_is_refused) {
+  if (!support::locks_work) GTEST_SKIP() << "sanitizers make mlock do nothing";
+  mapping m = file_of(pattern(4 * page()));
+  m.lock_pages(0, page());
+  EXPECT_EQ(code_of([&] { m.advise(0, m.size(), advice::dont_need); }),
+            std::errc::invalid_argument);
+  EXPECT_TRUE(m.is_resident(0, page()));
+}
+
+TEST_F(advice_test, that_the_kernel_does_not_know_is_unsupported) {
+  faults::syscall_gate gate({SYS_madvise}, [](const faults::syscall_gate::call& c) {
+    return c.arguments[2] == MADV_COLD ? faults::syscall_gate::fail(EINVAL)
+                                       : faults::syscall_gate::pass;
+  });
+  const bool possible = gate.run([&] {
+    mapping m = file_of(pattern(4 * page()));
+    EXPECT_EQ(code_of([&] { m.advise(0, page(), advice::cold); }), errc::unsupported);
+    m.advise(0, page(), advice::random);
+  });
+  if (!possible) GTEST_SKIP() << "seccomp does not let us fail system calls";
+}
+
+}  // namespace
