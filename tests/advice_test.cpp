@@ -1,3 +1,4 @@
+#include "faults/private_mount.hpp"
 #include "faults/syscall_gate.hpp"
 #include "support.hpp"
 
@@ -26,6 +27,7 @@
 #include <vector>
 
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 namespace {
@@ -47,22 +49,31 @@ constexpr std::array all_advice = {advice::normal,    advice::sequential, advice
                                    advice::will_need, advice::dont_need,  advice::cold,
                                    advice::huge_pages};
 
-/// Counts the bytes of this process's mappings of a file for which the kernel keeps a flag: "rr"
-/// for random, "sr" for sequential, "hg" for huge pages.
-std::uint64_t bytes_with(const fs::path& path, const std::string& flag) {
+/// Calls each(detail, size) for what the kernel says of this process's mappings of a file.
+template <class Each>
+void each_detail(const fs::path& path, Each each) {
   std::ifstream smaps("/proc/self/smaps");
-  std::uint64_t bytes = 0;
   std::uint64_t size = 0;
   for (std::string line; std::getline(smaps, line);) {
-    // What begins a mapping is its range; its details begin with a capital.
+    // What begins a mapping is its range; its details begin with a name.
     if (line.find('-') < line.find(' ')) {
       const bool of_file = line.ends_with(path.string());
       const std::uint64_t begin = std::stoull(line, nullptr, 16);
       size = of_file ? std::stoull(line.substr(line.find('-') + 1), nullptr, 16) - begin : 0;
-    } else if (line.starts_with("VmFlags:") && line.find(' ' + flag) != std::string::npos) {
-      bytes += size;
+    } else if (size != 0) {
+      each(line, size);
     }
   }
+}
+
+/// Counts the bytes of them for which the kernel keeps a flag: "rr" for random, "sr" for
+/// sequential, "hg" for huge pages.
+std::uint64_t bytes_with(const fs::path& path, const std::string& flag) {
+  std::uint64_t bytes = 0;
+  each_detail(path, [&](const std::string& detail, std::uint64_t size) {
+    if (detail.starts_with("VmFlags:") && detail.find(' ' + flag) != std::string::npos)
+      bytes += size;
+  });
   return bytes;
 }
 
@@ -276,6 +287,115 @@ TEST_F(advice_test, that_the_kernel_does_not_know_is_unsupported) {
     mapping m = file_of(pattern(4 * page()));
     EXPECT_EQ(code_of([&] { m.advise(0, page(), advice::cold); }), errc::unsupported);
     m.advise(0, page(), advice::random);
+  });
+  if (!possible) GTEST_SKIP() << "seccomp does not let us fail system calls";
+}
+
+// --- huge pages
+// ------------------------------------------------------------------------------------------------
+
+/// Counts what the kernel says that this process's mappings of a file have in huge pages.
+std::uint64_t huge_bytes_of(const fs::path& path) {
+  std::uint64_t bytes = 0;
+  each_detail(path, [&](const std::string& detail, std::uint64_t) {
+    if (detail.starts_with("FilePmdMapped:") || detail.starts_with("ShmemPmdMapped:"))
+      bytes += std::stoull(detail.substr(detail.find(':') + 1)) << 10;
+  });
+  return bytes;
+}
+
+open_options with_huge_pages(open_options options = support::read_write()) {
+  options.huge_pages = true;
+  return options;
+}
+
+constexpr std::size_t huge_page = 2 << 20;
+using huge_pages_test = advice_test;
+
+TEST_F(huge_pages_test, are_asked_for_on_every_kind_of_mapping) {
+  const std::string bytes = pattern(8 * page());
+  for (const open_options& options :
+       {support::read_only(), support::read_write(), support::copy_on_write()}) {
+    {
+      const mapping m = file_of(bytes, with_huge_pages(options));
+      EXPECT_EQ(with("hg"), m.capacity());
+    }
+    support::unique_fd fd = support::open_fd(path_, O_RDWR);
+    const mapping adopted = mapping::adopt(fd.release(), with_huge_pages(options));
+    EXPECT_EQ(with("hg"), adopted.capacity());
+  }
+  const mapping created(path_, with_huge_pages(creating(0)));
+  EXPECT_EQ(with("hg"), created.capacity());
+}
+
+TEST_F(huge_pages_test, are_not_asked_for_by_default) {
+  mapping m = file_of(pattern(4 * huge_page));
+  m.prefetch();
+  EXPECT_EQ(with("hg"), 0U);
+  EXPECT_EQ(m.stats().huge_page_bytes, 0U) << "looking costs";
+}
+
+TEST_F(huge_pages_test, are_asked_for_again_when_the_mapping_moves) {
+  open_options options = with_huge_pages(creating(8 * page()));
+  options.reserve = 8 * page();
+  mapping m(path_, options);
+  EXPECT_EQ(with("hg"), 8 * page());
+  m.resize(64 * page());
+  ASSERT_EQ(m.stats().moves, 1U);
+  EXPECT_EQ(with("hg"), m.capacity());
+}
+
+TEST_F(huge_pages_test, that_were_obtained_are_counted) {
+  mapping m = file_of(pattern(4 * huge_page), with_huge_pages());
+  EXPECT_EQ(m.stats().huge_page_bytes, 0U) << "nothing was touched yet";
+  m.prefetch();
+  const std::uint64_t obtained = huge_bytes_of(path_);
+  EXPECT_EQ(m.stats().huge_page_bytes, obtained);
+  m.close();
+  EXPECT_EQ(m.stats().huge_page_bytes, 0U);
+  if (obtained == 0) GTEST_SKIP() << "this kernel gave none";
+}
+
+TEST_F(huge_pages_test, are_to_be_had_on_a_tmpfs_that_is_mounted_so) {
+  const bool possible = faults::with_private_mounts([&] {
+    if (::mount("tmpfs", dir_.path().c_str(), "tmpfs", 0, "size=64m,huge=advise") != 0)
+      return false;
+    open_options options = with_huge_pages(creating(4 * huge_page));
+    options.preallocate = false;
+    mapping m(path_, options);
+    m.update_region(0, asio::buffer(pattern(4 * huge_page)));
+    EXPECT_EQ(m.stats().huge_page_bytes, huge_bytes_of(path_));
+    return m.stats().huge_page_bytes != 0;
+  });
+  if (!possible) GTEST_SKIP() << "no such mount, or no memory in such large pieces";
+}
+
+TEST_F(huge_pages_test, that_were_advised_are_counted) {
+  mapping m = file_of(pattern(4 * huge_page));
+  m.advise(0, m.size(), advice::huge_pages);
+  m.prefetch();
+  EXPECT_EQ(m.stats().huge_page_bytes, huge_bytes_of(path_));
+}
+
+TEST_F(huge_pages_test, are_counted_within_this_file_only) {
+  const std::string bytes = pattern(4 * huge_page);
+  mapping m = file_of(bytes, with_huge_pages());
+  m.prefetch();
+  const std::uint64_t alone = m.stats().huge_page_bytes;
+  support::write_file(dir_ / "other", bytes);
+  mapping other(dir_ / "other", with_huge_pages());
+  other.prefetch();
+  EXPECT_EQ(m.stats().huge_page_bytes, alone);
+}
+
+TEST_F(huge_pages_test, are_counted_without_the_help_of_a_new_kernel) {
+  faults::syscall_gate gate({SYS_ioctl},
+                            [](const auto&) { return faults::syscall_gate::fail(ENOTTY); });
+  const bool possible = gate.run([&] {
+    mapping m = file_of(pattern(4 * huge_page), with_huge_pages());
+    m.prefetch();
+    EXPECT_EQ(m.stats().huge_page_bytes, huge_bytes_of(path_));
+    EXPECT_GT(gate.count(), 0U);
   });
   if (!possible) GTEST_SKIP() << "seccomp does not let us fail system calls";
 }

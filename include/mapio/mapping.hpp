@@ -114,8 +114,8 @@ class mapping {
   ///
   /// @par Errors
   ///   errc::unsupported for a handle in append mode; EACCES where it was not opened for what
-  ///   `mode` needs; as open() for what is not a regular file. After an error the handle is still
-  ///   the caller's.
+  ///   `mode` needs; as open() for what is not a regular file, and for what prefault::eager cannot
+  ///   bring in. After an error the handle is still the caller's.
   /// @par Example
   ///   auto m = mapio::mapping::adopt(fd, {.mode = mapio::access::read_write});
   static mapping adopt(native_handle_type handle, const open_options& options) {
@@ -152,7 +152,8 @@ class mapping {
   /// @par Errors
   ///   The OS code of the call that failed; std::errc::is_a_directory; std::errc::no_such_device
   ///   for what cannot be mapped (FIFO, socket, device); std::errc::invalid_argument for options
-  ///   that contradict each other; std::errc::file_too_large. After an error this handle is closed,
+  ///   that contradict each other; std::errc::file_too_large; with prefault::eager those of
+  ///   prefetch(). After an error this handle is closed,
   ///   a file that existed has its content and size, and a file that this call created is gone.
   /// @par Example
   ///   m.open("data", {.mode = mapio::access::read_write});
@@ -639,7 +640,8 @@ class mapping {
   /// Whatever was dirty when the sync failed, or not synced since the file was opened, still fails
   /// to flush until it is written again, since the kernel may have reverted its content.
   MAPIO_DECL void clear_flush_error();
-  /// Returns the counters of this file, all zero when closed.
+  /// Returns the counters of this file, all zero when closed. Cheap, unless huge pages were asked
+  /// for (see file_stats::huge_page_bytes).
   MAPIO_DECL file_stats stats() const noexcept;
 
   /// Tells whether both share one open file, or both are closed and never shared one.

@@ -80,14 +80,18 @@ std::uint64_t wanted_capacity(const open_options& options, std::uint64_t size,
 }
 
 // Takes less where the address space is limited, down to the size itself.
-std::error_code map_at_most(native_handle_type file, access mode, std::uint64_t size,
-                            std::uint64_t capacity, extent*& result) noexcept {
+std::error_code map_at_most(native_handle_type file, const open_options& options,
+                            std::uint64_t size, std::uint64_t capacity, extent*& result) noexcept {
   for (;;) {
-    const std::error_code error = extent::make(file, mode, size, capacity, result);
-    if (!error || capacity <= page_ceil(size) || !platform::is_out_of_address_space(error))
-      return error;
+    const std::error_code error = extent::make(file, options.mode, size, capacity, result);
+    if (!error) break;
+    if (capacity <= page_ceil(size) || !platform::is_out_of_address_space(error)) return error;
     capacity = std::max(page_ceil(size), page_floor(capacity / 2));
   }
+  // A wish: who is refused has the pages that everybody has, and file_stats says so.
+  if (options.huge_pages && capacity != 0)
+    static_cast<void>(platform::advise(result->base(), capacity, advice::huge_pages));
+  return {};
 }
 
 void wait_a_little() {
@@ -148,7 +152,7 @@ std::error_code file_state::open(const std::filesystem::path& path, const open_o
   platform::opened_file file;
   if (std::error_code error = platform::open(path, options, file)) return error;
   extent* mapped = nullptr;
-  std::error_code error = map_at_most(file.file, options.mode, file.size,
+  std::error_code error = map_at_most(file.file, options, file.size,
                                       wanted_capacity(options, file.size, file.fixed_size), mapped);
   if (!error) {
     try {
@@ -167,16 +171,10 @@ std::error_code file_state::open(const std::filesystem::path& path, const open_o
     return error;
   }
   mapped->notify_on_drop(result);
-  if (options.touch == prefault::eager) {
-    if (std::error_code fault = result->prefetch(true, 0, 0)) {
-      result.reset();
-      if (file.created) std::filesystem::remove(path);
-      return fault;
-    }
-  }
-  if (std::error_code late = result->start_policy()) {
+  if (std::error_code late = result->get_ready()) {
     result.reset();
-    if (file.created) std::filesystem::remove(path);
+    std::error_code ignored;
+    if (file.created) std::filesystem::remove(path, ignored);
     return late;
   }
   return {};
@@ -194,7 +192,7 @@ std::error_code file_state::adopt(native_handle_type handle, const open_options&
   if (std::error_code error = platform::inspect(handle, options, file)) return error;
   extent* mapped = nullptr;
   if (std::error_code error =
-          map_at_most(file.file, options.mode, file.size,
+          map_at_most(file.file, options, file.size,
                       wanted_capacity(options, file.size, file.fixed_size), mapped))
     return error;
   try {
@@ -205,8 +203,7 @@ std::error_code file_state::adopt(native_handle_type handle, const open_options&
     throw;
   }
   mapped->notify_on_drop(result);
-  if (options.touch == prefault::eager) static_cast<void>(result->prefetch(true, 0, 0));
-  if (std::error_code late = result->start_policy()) {
+  if (std::error_code late = result->get_ready()) {
     std::error_code ignored;                      // nobody else knows of the file
     static_cast<void>(result->release(ignored));  // still the caller's
     result.reset();
@@ -217,6 +214,12 @@ std::error_code file_state::adopt(native_handle_type handle, const open_options&
   return e.code();
 } catch (...) {
   return make_error_code(std::errc::not_enough_memory);
+}
+
+std::error_code file_state::get_ready() noexcept {
+  if (options_.touch == prefault::eager)
+    if (std::error_code error = prefetch(true, 0, 0)) return error;
+  return start_policy();
 }
 
 std::error_code file_state::shut(const operation* closing) noexcept {
@@ -411,7 +414,7 @@ std::uint64_t file_state::pending_bytes() const noexcept {
 
 file_stats file_state::stats() const noexcept {
   file_stats s;
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   flushes_.add_to(s);
   if (const extent* e = mapped() != nullptr ? mapped() : shut_)
     s.bytes_dirtied = e->dirty.marked() * page_size();
@@ -424,6 +427,14 @@ file_stats file_state::stats() const noexcept {
   s.page_faults = page_faults_.load(std::memory_order_relaxed);
   s.policy_flushes = policy_flushes_.load(std::memory_order_relaxed);
   s.medium = medium_;
+  extent* const e = mapped();
+  if (e == nullptr || !(options_.huge_pages || advice_.wants_huge_pages())) return s;
+  // Takes long enough for nobody to wait for it.
+  const std::uint64_t size = page_ceil(size_.load(std::memory_order_relaxed));
+  e->retain();
+  lock.unlock();
+  s.huge_page_bytes = platform::count_huge(e->base(), size);
+  e->release();
   return s;
 }
 
@@ -1683,8 +1694,7 @@ void file_state::map_larger(operation& op) noexcept {
     if (file.mode() == access::read_write)
       capacity = file.options_.reserve != 0 ? std::max(capacity, 2 * current->capacity())
                                             : automatic_capacity(self->length);
-    self->error =
-        map_at_most(self->handle, file.options_.mode, self->length, capacity, file.larger_);
+    self->error = map_at_most(self->handle, file.options_, self->length, capacity, file.larger_);
     if (self->error) return;
     // It may be given up before it takes its place, by a loop.
     file.larger_->dispose_like(*current);

@@ -5,11 +5,14 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
+#include <fstream>
 #include <string>
+#include <string_view>
 
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <linux/membarrier.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -110,6 +113,70 @@ std::error_code advise(std::byte* address, std::uint64_t length, advice what) no
   // About nothing, the only thing that can be wrong is the advice.
   const bool known = error != std::errc::invalid_argument || ::madvise(address, 0, number) == 0;
   return known ? error : errc::unsupported;
+}
+
+namespace {
+
+// Linux 6.7; not in the headers of Debian 12.
+struct pagemap_region {
+  std::uint64_t begin, end, categories;
+};
+struct pagemap_scan {
+  std::uint64_t size, flags, begin, end, walked_to, regions, most_regions, most_pages;
+  std::uint64_t inverted, all_of, any_of, wanted;
+};
+constexpr unsigned long pagemap_scan_request = _IOWR('f', 16, pagemap_scan);
+constexpr std::uint64_t pagemap_is_huge = 1U << 6;
+
+bool count_huge_by_scan(std::uint64_t begin, std::uint64_t end, std::uint64_t& bytes) noexcept {
+  const int pagemap = ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  if (pagemap < 0) return false;
+  std::array<pagemap_region, 64> regions;
+  pagemap_scan scan{};
+  scan.size = sizeof scan;
+  scan.begin = begin;
+  scan.end = end;
+  scan.regions = reinterpret_cast<std::uint64_t>(regions.data());
+  scan.most_regions = regions.size();
+  scan.all_of = scan.wanted = pagemap_is_huge;
+  int found = 0;
+  while (scan.begin < end && (found = ::ioctl(pagemap, pagemap_scan_request, &scan)) >= 0) {
+    for (int i = 0; i < found; ++i)
+      bytes +=
+          regions[static_cast<std::size_t>(i)].end - regions[static_cast<std::size_t>(i)].begin;
+    scan.begin = scan.walked_to;
+  }
+  ::close(pagemap);
+  return found >= 0;
+}
+
+// Slower by far: the kernel goes through the page table of the whole process for it.
+std::uint64_t count_huge_by_listing(std::uint64_t begin, std::uint64_t end) {
+  std::ifstream listing("/proc/self/smaps");
+  std::uint64_t bytes = 0;
+  bool within = false;
+  for (std::string line; std::getline(listing, line);) {
+    unsigned long from = 0, to = 0, kibibytes = 0;
+    std::array<char, 32> name{};
+    if (std::sscanf(line.c_str(), "%lx-%lx", &from, &to) == 2)
+      within = from < end && begin < to;
+    else if (within && std::sscanf(line.c_str(), "%31[A-Za-z_]: %lu", name.data(), &kibibytes) == 2)
+      for (const std::string_view huge : {"AnonHugePages", "ShmemPmdMapped", "FilePmdMapped",
+                                          "Shared_Hugetlb", "Private_Hugetlb"})
+        if (huge == name.data()) bytes += std::uint64_t{kibibytes} << 10;
+  }
+  return bytes;
+}
+
+}  // namespace
+
+std::uint64_t count_huge(const std::byte* address, std::uint64_t length) noexcept try {
+  const auto begin = reinterpret_cast<std::uint64_t>(address);
+  std::uint64_t bytes = 0;
+  if (count_huge_by_scan(begin, begin + length, bytes)) return bytes;
+  return count_huge_by_listing(begin, begin + length);
+} catch (...) {
+  return 0;  // too little memory to read the listing
 }
 
 void unmap(std::byte* base, std::uint64_t capacity) noexcept {

@@ -68,6 +68,10 @@ std::error_code unlock_pages(std::byte* address, std::uint64_t length) noexcept;
 /// Says how pages of a mapping will be used; errc::unsupported where the OS does not know that.
 std::error_code advise(std::byte* address, std::uint64_t length, advice what) noexcept;
 
+/// Counts the bytes of a range of whole pages that the page table has as huge pages. Goes through
+/// the page table: a millisecond or two per GiB that is in it by small pages.
+std::uint64_t count_huge(const std::byte* address, std::uint64_t length) noexcept;
+
 /// Returns zeroed memory that costs nothing until it is written; null when there is none.
 void* allocate_zeroed(std::size_t bytes) noexcept;
 void free_zeroed(void* memory, std::size_t bytes) noexcept;
