@@ -33,7 +33,6 @@ using mapio::mutable_region;
 using mapio::open_options;
 using mapio::region;
 using support::code_of;
-using support::creating;
 using support::page;
 using support::pattern;
 using support::same;

@@ -24,7 +24,6 @@ using mapio::errc;
 using mapio::mapping;
 using mapio::open_options;
 using support::code_of;
-using support::creating;
 using support::page;
 using support::pattern;
 
