@@ -7,6 +7,7 @@
 #include <mapio/backend.hpp>
 #include <mapio/chunk_stream.hpp>
 #include <mapio/error.hpp>
+#include <mapio/file_operations.hpp>
 #include <mapio/mapped_file.hpp>
 #include <mapio/mapping.hpp>
 #include <mapio/options.hpp>

@@ -167,6 +167,19 @@ struct open_options {
       std::filesystem::perms::owner_read | std::filesystem::perms::owner_write;
 };
 
+/// Collects what copy_file can be told; the defaults replace an existing target.
+///
+/// @par Example
+///   co_await mapio::copy_file(executor, "log", "log.1", {.overwrite = false, .durable = true});
+struct copy_file_options {
+  /// false: a target that exists is std::errc::file_exists, also when it appears meanwhile.
+  bool overwrite = true;
+  /// false: a symbolic link as the last component of either path is an error (ELOOP).
+  bool follow_symlinks = true;
+  /// Makes the copy and its name survive power loss before the copy counts as done.
+  bool durable = false;
+};
+
 /// Says what lies under a file, as far as durability is concerned.
 enum class medium {
   local,            ///< A file system on a device of this machine.

@@ -966,7 +966,10 @@ bool file_state::start(operation& op) noexcept {
     return start_resize(op);
   case verb::close:
     return start_close(op);
+  // These are about no open file.
   case verb::open:
+  case verb::copy_file:
+  case verb::remove_file:
     break;
   }
   op.error = errc::unsupported;

@@ -1,6 +1,7 @@
 #include <mapio/mapped_file.hpp>
 
 #include "engine.hpp"
+#include "file_operations.hpp"
 #include "file_state.hpp"
 
 #include <asio/error.hpp>
@@ -39,7 +40,8 @@ bool start_open(operation& op) noexcept {
 }
 
 bool start_any(operation& op, const std::shared_ptr<handle_state>& handle) noexcept {
-  if (!handle || !op.home) {
+  const bool needs_handle = op.kind != verb::copy_file && op.kind != verb::remove_file;
+  if ((needs_handle && !handle) || !op.home) {
     op.error = errc::not_open;
     return true;
   }
@@ -50,6 +52,8 @@ bool start_any(operation& op, const std::shared_ptr<handle_state>& handle) noexc
   op.error = op.home->ensure_started();
   if (op.error) return true;
   op.runner = op.home.get();
+  if (op.kind == verb::copy_file) return start_copy(static_cast<copy_operation&>(op));
+  if (op.kind == verb::remove_file) return start_remove(static_cast<remove_operation&>(op));
   op.owner = handle;
   if (op.kind == verb::open) return start_open(op);
   op.file = handle->file();
@@ -115,7 +119,7 @@ void cancel(cancel_link& link, asio::cancellation_type_t type) noexcept {
         (type & (asio::cancellation_type::terminal | asio::cancellation_type::partial)) !=
             asio::cancellation_type::none ||
         op->kind == verb::view || op->kind == verb::prefetch || op->kind == verb::next_chunk ||
-        op->kind == verb::lock_pages;
+        op->kind == verb::lock_pages || op->kind == verb::copy_file;
     from = op->home->cancel(*op, !may_interrupt);
     withdrawn = op;
   }

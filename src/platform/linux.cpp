@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/magic.h>
 #include <linux/membarrier.h>
 #include <sys/ioctl.h>
@@ -273,6 +274,17 @@ bool count_dirty(native_handle_type file, std::uint64_t offset, std::uint64_t le
 // --- carrying out
 // ----------------------------------------------------------------------------------------------------------
 
+namespace {
+
+/// Names an open file in the only way there is for one without a name.
+std::array<char, 32> own_link(int file) noexcept {
+  std::array<char, 32> path{};
+  std::snprintf(path.data(), path.size(), "/proc/self/fd/%d", file);
+  return path;
+}
+
+}  // namespace
+
 namespace posix {
 
 void identify(int file, opened_file& result) noexcept {
@@ -317,14 +329,25 @@ int open_unnamed(const std::filesystem::path& path, int flags, unsigned permissi
 
 bool give_name(int file, const std::filesystem::path& path) {
   // The way that needs no privilege.
-  const std::string self = "/proc/self/fd/" + std::to_string(file);
-  return ::linkat(AT_FDCWD, self.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) == 0;
+  return ::linkat(AT_FDCWD, own_link(file).data(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) == 0;
+}
+
+bool can_be_named(int file) noexcept {
+  return ::access(own_link(file).data(), F_OK) == 0;
 }
 
 int open_again(int file) noexcept {
-  std::array<char, 32> self{};
-  std::snprintf(self.data(), self.size(), "/proc/self/fd/%d", file);
-  return ::open(self.data(), O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  return ::open(own_link(file).data(), O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+}
+
+bool clone(int from, int to) noexcept {
+  return ::ioctl(to, FICLONE, from) == 0;
+}
+
+ssize_t copy_in_kernel(int from, int to, std::uint64_t at, std::size_t bytes) noexcept {
+  auto read_at = static_cast<off64_t>(at);
+  auto write_at = read_at;
+  return ::copy_file_range(from, &read_at, to, &write_at, bytes, 0);
 }
 
 void sync(operation& op) noexcept {

@@ -45,6 +45,32 @@ std::error_code file_size(native_handle_type file, std::uint64_t& size) noexcept
 /// Looks at the size that the file has now, wherever it is; may wait.
 std::error_code current_size(native_handle_type file, std::uint64_t& size) noexcept;
 
+/// A copy of a file, as long as it is not in its place.
+struct file_copy {
+  native_handle_type source = no_handle;
+  native_handle_type target = no_handle;
+  std::filesystem::path place;      // where it is to be
+  std::filesystem::path temporary;  // the name that it has until then, if any
+  std::uint64_t size = 0;           // of the source; 0 also where nobody knows (/proc)
+  unsigned permissions = 0;
+  bool may_clone = true;
+  bool may_copy_in_kernel = true;
+  bool is_at_end = false;  // known other than by the size
+};
+
+/// Looks at both files, and creates one that nobody but the owner can use.
+std::error_code begin_copy(const std::filesystem::path& from, const std::filesystem::path& to,
+                           const copy_file_options& options, file_copy& copy);
+/// Copies the next few MiB at most, or all there is where that costs nothing; `copied` counts from
+/// the beginning.
+std::error_code copy_next(file_copy& copy, std::uint64_t& copied) noexcept;
+/// Puts the copy in its place.
+std::error_code end_copy(file_copy& copy, std::uint64_t copied, const copy_file_options& options);
+/// Closes both files, and removes the copy unless it is in its place.
+void abandon_copy(file_copy& copy) noexcept;
+/// Removes the name of a file; not of a folder.
+std::error_code remove(const std::filesystem::path& path) noexcept;
+
 /// Maps `capacity` bytes of a file, more than it has where the OS can do that.
 std::error_code map(native_handle_type file, access mode, std::uint64_t capacity,
                     std::byte*& base) noexcept;

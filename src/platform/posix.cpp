@@ -8,7 +8,9 @@
 #include <csignal>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <mutex>
+#include <new>
 #include <string>
 #include <thread>
 
@@ -163,10 +165,24 @@ std::error_code open_or_create(const std::filesystem::path& path, int flags,
   return created ? size_new_file(file, options) : last_error();
 }
 
-std::error_code check_regular(int file, struct stat& status) noexcept {
-  if (::fstat(file, &status) != 0) return last_error();
+std::error_code check_regular(const struct stat& status) noexcept {
   if (S_ISREG(status.st_mode)) return {};
   return error_of(S_ISDIR(status.st_mode) ? std::errc::is_a_directory : std::errc::no_such_device);
+}
+
+std::error_code check_regular(int file, struct stat& status) noexcept {
+  return ::fstat(file, &status) == 0 ? check_regular(status) : last_error();
+}
+
+std::error_code open_existing(const std::filesystem::path& path, int flags, int& file) noexcept {
+  file = open_file(path.c_str(), flags);
+  return file >= 0 ? std::error_code() : last_error();
+}
+
+/// What a socket answers; a FIFO or a device can be opened, and is refused by check_regular().
+std::error_code no_device_if_socket(std::error_code error) noexcept {
+  return error == std::errc::no_such_device_or_address ? error_of(std::errc::no_such_device)
+                                                       : error;
 }
 
 std::error_code cut(int file, std::uint64_t size) noexcept {
@@ -237,8 +253,7 @@ std::error_code open(const std::filesystem::path& path, const open_options& opti
   std::error_code error;
   switch (options.create) {
   case disposition::open_existing:
-    file = open_file(path.c_str(), flags);
-    if (file < 0) error = last_error();
+    error = open_existing(path, flags, file);
     break;
   case disposition::create_new:
     error = create_file(path, flags, options, file);
@@ -249,9 +264,7 @@ std::error_code open(const std::filesystem::path& path, const open_options& opti
     error = open_or_create(path, flags, options, file, created);
     break;
   }
-  // What a socket answers; a FIFO or a device can be opened, and is refused below.
-  if (error == std::errc::no_such_device_or_address) error = error_of(std::errc::no_such_device);
-  if (error) return error;
+  if (error) return no_device_if_socket(error);
 
   struct stat status {};
   error = check_regular(file, status);
@@ -293,6 +306,239 @@ native_handle_type open_again(native_handle_type file) noexcept {
 
 void close(native_handle_type handle) noexcept {
   ::close(handle);
+}
+
+// --- copying and removing
+// --------------------------------------------------------------------------------------------------
+
+namespace {
+
+constexpr std::size_t largest_copy_piece = std::size_t{8} << 20;
+constexpr std::size_t copy_buffer = std::size_t{256} << 10;
+
+std::error_code open_source(const std::filesystem::path& from, const copy_file_options& options,
+                            file_copy& copy, struct stat& status) noexcept {
+  open_options reading;
+  reading.follow_symlinks = options.follow_symlinks;
+  std::error_code error = open_existing(from, open_flags(reading), copy.source);
+  if (!error) error = check_regular(copy.source, status);
+  if (error) return no_device_if_socket(error);
+  copy.size = static_cast<std::uint64_t>(status.st_size);
+  copy.permissions = status.st_mode & (S_IRWXU | S_IRWXG | S_IRWXO);
+  return exceeds_limit(copy.size) ? too_large() : std::error_code();
+}
+
+/// Follows symbolic links to the name that a rename is to replace, or to none: a dangling link
+/// names a file that can be created.
+std::error_code find_place(const std::filesystem::path& to, bool follow_symlinks,
+                           std::filesystem::path& place, struct stat& status, bool& exists) {
+  constexpr int most_links = 40;  // the kernel's own limit
+  if (to.empty()) return error_of(std::errc::no_such_file_or_directory);
+  // The working directory may be another one when the copy ends.
+  std::error_code error;
+  place = std::filesystem::absolute(to, error);
+  for (int links = 0; !error && links < most_links; ++links) {
+    exists = ::lstat(place.c_str(), &status) == 0;
+    if (!exists) return errno == ENOENT ? std::error_code() : last_error();
+    if (!S_ISLNK(status.st_mode)) return {};
+    if (!follow_symlinks) break;
+    const std::filesystem::path next = std::filesystem::read_symlink(place, error);
+    place = place.parent_path() / next;
+  }
+  return error ? error : error_of(std::errc::too_many_symbolic_link_levels);
+}
+
+std::error_code check_target(const std::filesystem::path& place, const struct stat& target,
+                             const struct stat& source, const copy_file_options& options) noexcept {
+  if (target.st_ino == source.st_ino && target.st_dev == source.st_dev)
+    return error_of(std::errc::invalid_argument);
+  if (std::error_code error = check_regular(target)) return error;
+  if (!options.overwrite) return error_of(std::errc::file_exists);
+  // A rename would replace it all the same.
+  return ::faccessat(AT_FDCWD, place.c_str(), W_OK, AT_EACCESS) == 0 ? std::error_code()
+                                                                     : last_error();
+}
+
+/// Calls use(path) with names in the folder of `place`, until there is one that nothing has.
+template <class Use>
+std::error_code use_temporary_name(file_copy& copy, Use use) {
+  static std::atomic<unsigned> last{0};
+  constexpr int most_tries = 1000;
+  for (int tries = 0; tries < most_tries; ++tries) {
+    const unsigned number = last.fetch_add(1, std::memory_order_relaxed);
+    // Known before there is such a file, which somebody has to remove.
+    copy.temporary = copy.place.parent_path() /
+                     (".mapio-copy-" + std::to_string(::getpid()) + '-' + std::to_string(number));
+    if (use(copy.temporary)) return {};
+    const std::error_code error = last_error();
+    copy.temporary.clear();
+    if (error != std::errc::file_exists) return error;
+  }
+  return error_of(std::errc::file_exists);
+}
+
+std::error_code create_copy(file_copy& copy) {
+  constexpr int flags = O_WRONLY | O_CLOEXEC;
+  constexpr mode_t owner_only = S_IRUSR | S_IWUSR;
+  copy.target = posix::open_unnamed(copy.place, flags, owner_only);
+  if (copy.target >= 0 && posix::can_be_named(copy.target)) return {};
+  if (copy.target >= 0) ::close(std::exchange(copy.target, no_handle));
+  return use_temporary_name(copy, [&](const std::filesystem::path& path) {
+    copy.target = open_file(path.c_str(), flags | O_CREAT | O_EXCL, owner_only);
+    return copy.target >= 0;
+  });
+}
+
+/// Finds the bytes from `at` on that are not a hole; none: nothing but a hole is left.
+std::error_code find_data(const file_copy& copy, std::uint64_t& at, std::uint64_t& bytes) noexcept {
+  bytes = copy.size - at;
+  const off_t begin = ::lseek(copy.source, static_cast<off_t>(at), SEEK_DATA);
+  if (begin < 0 && errno == ENXIO) {
+    // So it is behind the end.
+    std::uint64_t size = 0;
+    if (std::error_code error = file_size(copy.source, size)) return error;
+    if (size < copy.size) return errc::page_fault;
+    at = copy.size;
+    bytes = 0;
+    return {};
+  }
+  // Where it does not know holes, all of it is data.
+  if (begin < 0) return {};
+  at = std::min(static_cast<std::uint64_t>(begin), copy.size);
+  bytes = copy.size - at;
+  const off_t end = ::lseek(copy.source, begin, SEEK_HOLE);
+  if (end > begin) bytes = std::min(bytes, static_cast<std::uint64_t>(end - begin));
+  return {};
+}
+
+/// Returns the bytes copied, or -1.
+ssize_t copy_by_hand(const file_copy& copy, std::uint64_t at, std::size_t bytes) noexcept {
+  const std::unique_ptr<char[]> buffer(new (std::nothrow) char[copy_buffer]);
+  if (!buffer) {
+    errno = ENOMEM;
+    return -1;
+  }
+  const ssize_t n = retry_interrupted([&] {
+    return ::pread(copy.source, buffer.get(), std::min(bytes, copy_buffer), static_cast<off_t>(at));
+  });
+  for (ssize_t written = 0; written < n;) {
+    const ssize_t m = retry_interrupted([&] {
+      return ::pwrite(copy.target, buffer.get() + written, static_cast<std::size_t>(n - written),
+                      static_cast<off_t>(at) + written);
+    });
+    if (m < 0) return -1;
+    written += m;
+  }
+  return n;
+}
+
+bool is_no_kernel_copy(int error) noexcept {
+  return error == EXDEV || error == EINVAL || error == EOPNOTSUPP || error == ENOSYS ||
+         error == EPERM;
+}
+
+std::error_code put_in_place(file_copy& copy, bool overwrite) {
+  if (copy.temporary.empty()) {
+    if (posix::give_name(copy.target, copy.place)) return {};
+    if (errno != EEXIST || !overwrite) return last_error();
+    // Only a rename replaces what is there, and it takes a name.
+    if (std::error_code error = use_temporary_name(copy, [&](const std::filesystem::path& path) {
+          return posix::give_name(copy.target, path);
+        }))
+      return error;
+  } else if (::close(std::exchange(copy.target, no_handle)) != 0 && errno != EINTR) {
+    // Some file systems write to their server now.
+    return last_error();
+  }
+  if (overwrite) {
+    if (::rename(copy.temporary.c_str(), copy.place.c_str()) != 0) return last_error();
+    copy.temporary.clear();
+    return {};
+  }
+  // Unlike a rename this replaces nothing; the other name goes with the rest.
+  return ::link(copy.temporary.c_str(), copy.place.c_str()) == 0 ? std::error_code() : last_error();
+}
+
+std::error_code sync_file(int file) noexcept {
+  const posix::without_signals undisturbed;
+  return ::fsync(file) == 0 ? std::error_code() : last_error();
+}
+
+std::error_code sync_folder_of(const std::filesystem::path& path) {
+  const int folder = open_file(path.parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) return last_error();
+  const std::error_code error = sync_file(folder);
+  ::close(folder);
+  return error;
+}
+
+}  // namespace
+
+std::error_code begin_copy(const std::filesystem::path& from, const std::filesystem::path& to,
+                           const copy_file_options& options, file_copy& copy) {
+  struct stat source {
+  }, target{};
+  bool exists = false;
+  std::error_code error = open_source(from, options, copy, source);
+  if (!error) error = find_place(to, options.follow_symlinks, copy.place, target, exists);
+  if (!error && exists) error = check_target(copy.place, target, source, options);
+  return error ? error : create_copy(copy);
+}
+
+std::error_code copy_next(file_copy& copy, std::uint64_t& copied) noexcept {
+  if (std::exchange(copy.may_clone, false) && posix::clone(copy.source, copy.target)) {
+    copy.is_at_end = true;
+    return file_size(copy.target, copied);
+  }
+  const bool knows_size = copy.size != 0;
+  std::uint64_t bytes = largest_copy_piece;
+  if (knows_size) {
+    if (std::error_code error = find_data(copy, copied, bytes)) return error;
+    if (bytes == 0) return {};
+  }
+  const auto piece = static_cast<std::size_t>(std::min<std::uint64_t>(bytes, largest_copy_piece));
+  ssize_t n = 0;
+  if (copy.may_copy_in_kernel) {
+    n = retry_interrupted(
+        [&] { return posix::copy_in_kernel(copy.source, copy.target, copied, piece); });
+    if (n < 0 && !is_no_kernel_copy(errno)) return last_error();
+    // Of some files it does not know that there are bytes: reading finds out.
+    copy.may_copy_in_kernel = n > 0;
+  }
+  if (!copy.may_copy_in_kernel) n = copy_by_hand(copy, copied, piece);
+  if (n < 0) return last_error();
+  if (n == 0 && knows_size) return errc::page_fault;
+  copy.is_at_end = n == 0;
+  copied += static_cast<std::uint64_t>(n);
+  return {};
+}
+
+std::error_code end_copy(file_copy& copy, std::uint64_t copied, const copy_file_options& options) {
+  // What ends with a hole is still too short.
+  if (std::error_code error = cut(copy.target, copied)) return error;
+  // Some file systems have no permissions, and say that only others may change them.
+  if (::fchmod(copy.target, copy.permissions) != 0 && errno != EPERM) return last_error();
+  if (options.durable)
+    if (std::error_code error = sync_file(copy.target)) return error;
+  if (std::error_code error = put_in_place(copy, options.overwrite)) return error;
+  return options.durable ? sync_folder_of(copy.place) : std::error_code();
+}
+
+void abandon_copy(file_copy& copy) noexcept {
+  if (!copy.temporary.empty()) ::unlink(copy.temporary.c_str());
+  for (const native_handle_type file : {copy.source, copy.target})
+    if (file != no_handle) ::close(file);
+}
+
+std::error_code remove(const std::filesystem::path& path) noexcept {
+  if (::unlink(path.c_str()) == 0) return {};
+  const std::error_code error = last_error();
+  // Where POSIX lets an OS say something less clear.
+  struct stat status {};
+  return error == std::errc::operation_not_permitted && ::lstat(path.c_str(), &status) == 0 &&
+                 S_ISDIR(status.st_mode)
+             ? error_of(std::errc::is_a_directory)
+             : error;
 }
 
 // --- memory
@@ -411,11 +657,9 @@ void perform(operation& op) noexcept {
   }
   case call::sync:
     return posix::sync(op);
-  case call::sync_name: {
-    const posix::without_signals undisturbed;
-    if (::fsync(op.handle) != 0) op.error = last_error();
+  case call::sync_name:
+    op.error = sync_file(op.handle);
     return;
-  }
   case call::start_writeback:
     return posix::start_writeback(op);
   case call::announce: {

@@ -8,6 +8,7 @@
 #include <cerrno>
 
 #include <signal.h>
+#include <sys/types.h>
 
 MAPIO_NAMESPACE_BEGIN
 namespace detail::platform::posix {
@@ -24,6 +25,12 @@ bool hides_residency(int file, std::uint64_t size) noexcept;
 int open_unnamed(const std::filesystem::path& path, int flags, unsigned permissions);
 /// Gives it its name, if nothing has that yet; else false, with errno.
 bool give_name(int file, const std::filesystem::path& path);
+/// Tells whether give_name() can name this file, whatever the name.
+bool can_be_named(int file) noexcept;
+/// Makes a new file share all the bytes of another one; false where that is not to be had.
+bool clone(int from, int to) noexcept;
+/// Copies bytes at an offset without their passing through this process; as copy_file_range.
+ssize_t copy_in_kernel(int from, int to, std::uint64_t at, std::size_t bytes) noexcept;
 /// As platform::open_again.
 int open_again(int file) noexcept;
 /// Keeps this thread's signals waiting while it lives. For a sync: one that is interrupted may have

@@ -116,6 +116,36 @@ struct open_arguments {
   }
 };
 
+struct copy_arguments {
+  using operation_type = copy_operation;
+  std::filesystem::path from;
+  std::filesystem::path to;
+  copy_file_options options;
+
+  template <class Allocator>
+  using memory = no_memory;
+
+  void prepare(copy_operation& op, no_memory&) {
+    op.kind = verb::copy_file;
+    op.from = std::move(from);
+    op.to = std::move(to);
+    op.options = options;
+  }
+};
+
+struct remove_arguments {
+  using operation_type = remove_operation;
+  std::filesystem::path path;
+
+  template <class Allocator>
+  using memory = no_memory;
+
+  void prepare(remove_operation& op, no_memory&) {
+    op.kind = verb::remove_file;
+    op.path = std::move(path);
+  }
+};
+
 /// Keeps a buffer sequence, and the flat array of buffers that compiled code can walk.
 template <class Sequence>
 struct buffer_arguments {

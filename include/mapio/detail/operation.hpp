@@ -24,6 +24,7 @@ namespace detail {
 
 class chunk_reader;
 class engine;
+class file_copier;
 class performer;
 class shared_resource;
 
@@ -56,7 +57,9 @@ enum class verb : std::uint8_t {
   lock_pages,
   unlock_pages,
   view,
-  next_chunk
+  next_chunk,
+  copy_file,
+  remove_file
 };
 
 /// One call to the operating system: what an engine carries out.
@@ -148,6 +151,17 @@ struct open_operation : operation {
   std::shared_ptr<file_state> opened;
 };
 
+struct copy_operation : operation {
+  std::filesystem::path from;
+  std::filesystem::path to;
+  copy_file_options options;
+  std::shared_ptr<file_copier> copier;  // once it has begun
+};
+
+struct remove_operation : operation {
+  std::filesystem::path path;
+};
+
 struct view_operation : operation {
   region result;
 };
@@ -190,8 +204,8 @@ MAPIO_DECL void hand_over(chunk_operation& op) noexcept;
 /// Ends the reading ahead, and a wait for it.
 MAPIO_DECL void stop(chunk_reader& reader) noexcept;
 
-/// Starts the verb. True: it is done already, and the caller delivers it. False: it will be
-/// delivered.
+/// Starts the verb, with no handle if it is about no open file. True: it is done already, and the
+/// caller delivers it. False: it will be delivered.
 MAPIO_DECL bool start(operation& op, const std::shared_ptr<handle_state>& handle) noexcept;
 /// Asks for an early end; does nothing where that is not possible any more.
 MAPIO_DECL void cancel(cancel_link& link, asio::cancellation_type_t type) noexcept;
