@@ -6,8 +6,8 @@
 ///
 /// Each takes an executor or an execution context first, whose engine carries it out and whose
 /// executor serves handlers that have none of their own, and a completion token last, with the
-/// defaults of basic_mapped_file. What is written there about every verb holds here as well: where
-/// and when a handler is called, what it is allocated from, what a forked child gets.
+/// defaults of mapped_file. What is written there about every verb holds here as well: where and
+/// when a handler is called, what it is allocated from, what a forked child gets.
 
 #include <mapio/detail/config.hpp>
 #include <mapio/detail/default_token.hpp>
@@ -15,6 +15,7 @@
 #include <mapio/detail/operation.hpp>
 #include <mapio/options.hpp>
 
+#include <asio/any_io_executor.hpp>
 #include <asio/async_result.hpp>
 #include <asio/execution/context.hpp>
 #include <asio/execution/executor.hpp>
@@ -55,6 +56,10 @@ concept place_to_run =
 
 template <place_to_run Place>
 using executor_at = decltype(executor_of(std::declval<Place&>()));
+
+// Whatever the executor, the coroutine is mostly one on any executor.
+template <place_to_run Place>
+using token_at = default_token<executor_at<Place>, asio::any_io_executor>;
 
 template <class Result, class Token, class Executor, class Arguments>
 auto initiate_without_file(const Executor& ex, Token&& token, Arguments&& arguments) {
@@ -111,8 +116,7 @@ auto initiate_without_file(const Executor& ex, Token&& token, Arguments&& argume
 ///   Any thread. Of several copies to one target the last one wins, whole.
 /// @par Example
 ///   std::uint64_t n = co_await mapio::copy_file(executor, "data", "data.old", {.durable = true});
-template <detail::place_to_run Place,
-          class Token = detail::default_token<detail::executor_at<Place>>>
+template <detail::place_to_run Place, class Token = detail::token_at<Place>>
 auto copy_file(Place&& place, const std::filesystem::path& from, const std::filesystem::path& to,
                const copy_file_options& options, Token&& token = Token()) {
   return detail::initiate_without_file<detail::length_result>(
@@ -132,8 +136,7 @@ auto copy_file(Place&& place, const std::filesystem::path& from, const std::file
 ///   As above.
 /// @par Example
 ///   co_await mapio::copy_file(executor, "data", "data.old");
-template <detail::place_to_run Place,
-          class Token = detail::default_token<detail::executor_at<Place>>>
+template <detail::place_to_run Place, class Token = detail::token_at<Place>>
 requires(!std::same_as<std::decay_t<Token>, copy_file_options>) auto copy_file(
     Place&& place, const std::filesystem::path& from, const std::filesystem::path& to,
     Token&& token = Token()) {
@@ -158,8 +161,7 @@ requires(!std::same_as<std::decay_t<Token>, copy_file_options>) auto copy_file(
 ///   Any thread.
 /// @par Example
 ///   co_await mapio::remove_file(executor, "data.old");
-template <detail::place_to_run Place,
-          class Token = detail::default_token<detail::executor_at<Place>>>
+template <detail::place_to_run Place, class Token = detail::token_at<Place>>
 auto remove_file(Place&& place, const std::filesystem::path& path, Token&& token = Token()) {
   return detail::initiate_without_file<detail::error_result>(
       detail::executor_of(place), std::forward<Token>(token), detail::remove_arguments{path});

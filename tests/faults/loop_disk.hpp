@@ -21,18 +21,20 @@
 
 namespace faults {
 
-/// Makes an ext4 of `bytes` in the new file `image`, mounts it on the folder `where` and runs
-/// `body`; false where that is not allowed, or where there is no loop device.
+/// Makes a file system of `bytes`, by a command, in the new file `image`, mounts it on the folder
+/// `where` and runs `body`; false where that is not allowed, or where there is no loop device or no
+/// such command.
 inline bool on_loop_disk(const std::filesystem::path& image, const std::filesystem::path& where,
-                         std::size_t bytes, const std::function<void()>& body) {
+                         std::size_t bytes, const std::function<void()>& body,
+                         const std::string& make_files = "mkfs.ext4 -q -F -O ^has_journal") {
   return with_private_mounts([&] {
     std::ofstream(image).close();
     std::filesystem::resize_file(image, bytes);
     // Direct: a loop device that goes through the page cache takes what it cannot read for zeros.
     // Let go of at once, it goes with the mount.
-    const std::string make = "exec >/dev/null 2>&1; mkfs.ext4 -q -F -O ^has_journal '" +
-                             image.string() + "' && d=$(losetup -f --show --direct-io=on '" +
-                             image.string() + "') && { mount \"$d\" '" + where.string() +
+    const std::string make = "exec >/dev/null 2>&1; " + make_files + " '" + image.string() +
+                             "' && d=$(losetup -f --show --direct-io=on '" + image.string() +
+                             "') && { mount \"$d\" '" + where.string() +
                              "'; s=$?; losetup -d \"$d\"; exit $s; }";
     if (std::system(make.c_str()) != 0) return false;
     body();

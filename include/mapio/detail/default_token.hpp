@@ -24,10 +24,11 @@ template <class Executor>
 using fallback_token = asio::use_awaitable_t<Executor>;
 #endif
 
-template <class Executor>
+// `Coroutine` is the executor of the coroutine that is to await it.
+template <class Executor, class Coroutine = Executor>
 using default_token =
     std::conditional_t<std::is_void_v<typename asio::default_completion_token<Executor>::type>,
-                       fallback_token<Executor>,
+                       fallback_token<Coroutine>,
                        typename asio::default_completion_token<Executor>::type>;
 
 }  // namespace detail
