@@ -2,11 +2,14 @@
 // open to the last region. Once per engine.
 
 #include <mapio/backend.hpp>
+#include <mapio/file_operations.hpp>
 #include <mapio/mapped_file.hpp>
 
 #include "faults/waiting_calls.hpp"
 #include "mapped_file_fixture.hpp"
 
+#include <asio/bind_cancellation_slot.hpp>
+#include <asio/cancellation_signal.hpp>
 #include <asio/error.hpp>
 #include <asio/io_context.hpp>
 #include <asio/post.hpp>
@@ -391,6 +394,47 @@ TEST_F(never_waits, when_a_resize_is_given_up) {
         EXPECT_EQ(shrink.error, asio::error::operation_aborted);
       });
     }
+}
+
+TEST_F(never_waits, in_copy_file_and_remove_file) {
+  make_cold(9 * mebibyte);
+  elsewhere([&] { support::write_file(dir_ / "old", support::pattern(mebibyte)); });
+  on_watched_loop([&]() -> work {
+    for (const bool durable : {false, true}) {
+      mapio::copy_file_options options;
+      options.durable = durable;
+      EXPECT_EQ(co_await mapio::copy_file(*io_, path_, dir_ / "new", options), 9 * mebibyte);
+      EXPECT_EQ(co_await mapio::copy_file(*io_, path_, dir_ / "old", options), 9 * mebibyte);
+      co_await mapio::remove_file(*io_, dir_ / "new");
+    }
+    std::error_code error;
+    co_await mapio::copy_file(*io_, dir_ / "none", path_, support::into(error));
+    EXPECT_EQ(error, std::errc::no_such_file_or_directory);
+    co_await mapio::remove_file(*io_, dir_ / "none", support::into(error));
+    EXPECT_EQ(error, std::errc::no_such_file_or_directory);
+  });
+}
+
+TEST_F(never_waits, in_copy_file_that_is_cancelled) {
+  make_cold(9 * mebibyte);
+  on_watched_loop([&]() -> work {
+    for (const bool at_once : {true, false, true, false}) {
+      // More than there are workers: some of them wait in the queue, begun or not.
+      std::array<outcome, 8> copies;
+      std::array<asio::cancellation_signal, copies.size()> stops;
+      for (std::size_t i = 0; i < copies.size(); ++i)
+        mapio::copy_file(*io_, path_, dir_ / "new",
+                         asio::bind_cancellation_slot(stops[i].slot(), copies[i].handler()));
+      if (!at_once) co_await pause();
+      for (std::size_t i = 0; i < copies.size(); ++i) {
+        stops[i].emit(asio::cancellation_type::terminal);
+        while (copies[i].calls == 0)
+          co_await pause();
+        EXPECT_TRUE(copies[i].ok() || copies[i].error == asio::error::operation_aborted)
+            << copies[i].error.message();
+      }
+    }
+  });
 }
 
 TEST_F(never_waits, in_close) {

@@ -70,7 +70,9 @@ class waiting_calls {
           // By name a file system looks into folders; by descriptor it may ask a server.
           MAPIO_NAMED_CALL(statx), MAPIO_NAMED_CALL(newfstatat), MAPIO_NAMED_CALL(fstat),
           MAPIO_NAMED_CALL(statfs), MAPIO_NAMED_CALL(fstatfs), MAPIO_NAMED_CALL(readlinkat),
-          MAPIO_NAMED_CALL(unlinkat), MAPIO_NAMED_CALL(linkat), MAPIO_NAMED_CALL(utimensat),
+          MAPIO_NAMED_CALL(unlinkat), MAPIO_NAMED_CALL(linkat), MAPIO_NAMED_CALL(renameat),
+          MAPIO_NAMED_CALL(renameat2), MAPIO_NAMED_CALL(faccessat), MAPIO_NAMED_CALL(fchmod),
+          MAPIO_NAMED_CALL(lseek), MAPIO_NAMED_CALL(utimensat),
           MAPIO_NAMED_CALL(fsync), MAPIO_NAMED_CALL(fdatasync), MAPIO_NAMED_CALL(sync_file_range),
           MAPIO_NAMED_CALL(syncfs), MAPIO_NAMED_CALL(sync), MAPIO_NAMED_CALL(msync),
           MAPIO_NAMED_CALL(mmap), MAPIO_NAMED_CALL(munmap), MAPIO_NAMED_CALL(mremap),
@@ -87,7 +89,7 @@ class waiting_calls {
 #if defined(__x86_64__)
           MAPIO_NAMED_CALL(open), MAPIO_NAMED_CALL(creat), MAPIO_NAMED_CALL(stat),
           MAPIO_NAMED_CALL(lstat), MAPIO_NAMED_CALL(readlink), MAPIO_NAMED_CALL(unlink),
-          MAPIO_NAMED_CALL(link),
+          MAPIO_NAMED_CALL(link), MAPIO_NAMED_CALL(rename), MAPIO_NAMED_CALL(access),
 #endif
     };
     return all;
