@@ -14,6 +14,7 @@
 #include <iostream>
 #include <string>
 #include <system_error>
+#include <utility>
 
 asio::awaitable<void> move_file(std::filesystem::path from, std::filesystem::path to) {
   const auto executor = co_await asio::this_coro::executor;
@@ -39,7 +40,7 @@ int main(int argc, char* argv[]) {
   });
   std::exception_ptr failure;
   const auto finished = [&](std::exception_ptr e) {
-    failure = e;
+    failure = std::move(e);
     signals.cancel();
   };
   asio::co_spawn(io, move_file(argv[1], argv[2]),

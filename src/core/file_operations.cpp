@@ -41,7 +41,7 @@ namespace {
 // What is copied before others get their turn.
 constexpr std::uint64_t bytes_per_turn = std::uint64_t{8} << 20;
 
-enum copy_step : std::uint8_t { in_queue, turn_is_over, abandoning, copy_is_over };
+enum copy_step : std::uint8_t { in_queue, turn_is_over, copy_is_over };
 
 void end_copying(copy_operation& op, std::error_code error) noexcept {
   op.copier.reset();
@@ -66,9 +66,8 @@ std::error_code copy_for_a_turn(copy_operation& op) {
   return {};
 }
 
-void copy_or_abandon(operation* self) noexcept {
+void take_turn(operation* self) noexcept {
   auto& op = static_cast<copy_operation&>(*self);
-  if (op.step == abandoning) return end_copying(op, asio::error::operation_aborted);
   op.step = turn_is_over;
   std::error_code error;
   try {
@@ -83,19 +82,12 @@ void copy_or_abandon(operation* self) noexcept {
 
 void copy_done(operation* self) noexcept {
   auto& op = static_cast<copy_operation&>(*self);
+  // One that was cancelled in the queue when a part of it was done goes on, to find that out: its
+  // files are closed and removed off the loop as well, unless nothing carries out calls any more.
+  if (op.step == in_queue && (op.dropped || !op.copier))
+    end_copying(op, asio::error::operation_aborted);
   if (op.step == copy_is_over) return finish(op);
-  if (op.step == turn_is_over) {
-    op.step = in_queue;
-  } else {
-    // Taken out of the queue. What there is of the copy is closed and removed off the loop as well,
-    // unless nothing carries out calls any more.
-    if (op.dropped || !op.copier) {
-      end_copying(op, asio::error::operation_aborted);
-      return finish(op);
-    }
-    op.is_final = true;
-    op.step = abandoning;
-  }
+  op.step = in_queue;
   op.runner->submit(op);
 }
 
@@ -114,7 +106,7 @@ bool submit(operation& op) noexcept {
 bool start_copy(copy_operation& op) noexcept {
   op.what = call::work;
   op.step = in_queue;
-  op.work = copy_or_abandon;
+  op.work = take_turn;
   op.done = copy_done;
   return !submit(op);
 }
