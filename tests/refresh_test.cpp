@@ -153,7 +153,10 @@ TEST_F(refresh_test, that_is_cancelled_takes_nothing_back_from_the_file) {
   asio::cancellation_signal signal;
   file.refresh(asio::bind_cancellation_slot(signal.slot(), a.handler()));
   // Until it waits for the region.
-  EXPECT_TRUE(support::run_until(io_, [&] { return support::count_mappings(path_) == 2; }));
+  EXPECT_TRUE(support::eventually([&] {
+    settle();
+    return support::count_mappings(path_) == 2;
+  }));
   signal.emit(asio::cancellation_type::terminal);
   finish(a);
   EXPECT_EQ(a.error, asio::error::operation_aborted);
