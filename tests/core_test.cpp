@@ -1225,6 +1225,41 @@ TEST_F(flush_lanes, ARegionOfAfterAFailureIsARewriteOnceItIsGone) {
   EXPECT_FALSE(rewritten.error);
 }
 
+TEST_F(flush_lanes, ACopyOfARegionOfBeforeAFailureIsNoRewriteEither) {
+  mapping m = mapping_of(state_);
+  const mutable_region region = m.mutable_view(3 * page(), 1);
+  dirty(0);
+  waiter first(engine_);
+  EXPECT_FALSE(join(first, 0, 1));
+  engine_.finish_next(make_error_code(std::errc::io_error));
+  { const mutable_region copy = region; }
+  state_->clear_flush_error();
+  { const mutable_region copy = region; }
+  waiter again(engine_);
+  if (!join(again, 3 * page(), 1)) engine_.finish_next();
+  EXPECT_EQ(again.error, errc::flush_failed);
+}
+
+TEST_F(flush_lanes, ASizeThatASyncOwesIsWaitedForAlthoughItChangesAgain) {
+  dirty(0);
+  waiter part(engine_);
+  EXPECT_FALSE(join(part, 0, 1));
+  ASSERT_FALSE(state_->resize(65 * page()));
+  waiter all(engine_);
+  EXPECT_FALSE(join_whole(all));
+  ASSERT_EQ(engine_.waiting(), 2U);
+  waiter both(engine_);
+  EXPECT_FALSE(join(both, 0, 1)) << "its page is in the range's sync, the size in the other";
+  ASSERT_EQ(engine_.waiting(), 2U);
+  ASSERT_FALSE(state_->resize(66 * page()));
+  engine_.finish_next();
+  EXPECT_TRUE(part.completed);
+  EXPECT_FALSE(both.completed) << "no sync of the size of before has ended";
+  engine_.finish_next();
+  EXPECT_TRUE(both.completed);
+  EXPECT_FALSE(both.error);
+}
+
 TEST_F(flush_lanes, TheDropOfARegionOfBeforeAFailureIsNoRewriteAtAnyMoment) {
   mapping m = mapping_of(state_);
   std::optional<mutable_region> region;

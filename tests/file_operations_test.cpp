@@ -821,14 +821,15 @@ TEST_F(file_operations_queued, or_under_way_end_with_their_context) {
 // --- file systems and processes that fail
 // --------------------------------------------------------------------------------------------------------
 
-/// Refuses files without a name, as some file systems do, and holds the `n`th system call that
-/// copies.
+/// Refuses files without a name and further names, as some file systems do, and holds the `n`th
+/// system call that copies.
 class named_gate : public syscall_gate {
  public:
   explicit named_gate(int n = 0)
-      : syscall_gate({SYS_openat, SYS_ioctl, SYS_copy_file_range},
+      : syscall_gate({SYS_openat, SYS_ioctl, SYS_copy_file_range, SYS_link, SYS_linkat},
                      [n, count = std::make_shared<int>(0)](const call& c) {
                        if (c.number == SYS_openat) return fail(EOPNOTSUPP);
+                       if (c.number == SYS_link || c.number == SYS_linkat) return fail(EPERM);
                        if (c.number == SYS_ioctl)
                          return c.arguments[1] == FICLONE ? fail(EOPNOTSUPP) : pass;
                        return ++*count == n ? hold : pass;

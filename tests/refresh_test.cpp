@@ -172,6 +172,7 @@ TEST_F(refresh_test, refuses_what_it_cannot_do) {
   truncate_file(path_, page());
   const outcome a = refreshed(copy);
   EXPECT_EQ(a.error, errc::unsupported);
+  EXPECT_EQ(a.bytes, 4 * page());
   EXPECT_EQ(copy.size(), 4 * page());
 }
 

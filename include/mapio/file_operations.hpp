@@ -80,10 +80,10 @@ auto initiate_without_file(const Executor& ex, Token&& token, Arguments&& argume
 /// **The target** comes into being at the end, at once: the bytes go to a file in the same
 /// directory that has no name (where the file system cannot do that, a name that begins with
 /// ".mapio-copy-"), which then takes the target's place. A copy that fails, is cancelled or is
-/// killed leaves what was there before as it was; only a kill may leave a file of such a name
-/// behind. The target that it replaces lives on for those who have it open or mapped, and under its
-/// other names. A symbolic link stays, and what it names is replaced. A file that cannot be written
-/// is not replaced.
+/// killed leaves what was there before as it was; only a kill or a power loss may leave a file of
+/// such a name behind. The target that it replaces lives on for those who have it open or mapped,
+/// and under its other names. A symbolic link stays, and what it names is replaced. A file that
+/// cannot be written is not replaced.
 ///
 /// **The copy** has the permissions of the source (read, write, execute; nobody but the owner may
 /// touch it before it is complete) and belongs to the user of this process. No set-user-ID,

@@ -50,7 +50,9 @@ void dirty_pages::mark_each(std::uint64_t begin, std::uint64_t end) noexcept {
   const bool may_look = platform::has_heavy_barrier();
   each_word(begin, end, [&](std::atomic<std::uint64_t>& word, std::uint64_t mask, std::size_t) {
     if (may_look && (word.load(std::memory_order_relaxed) & mask) == mask) return true;
-    const std::uint64_t before = word.fetch_or(mask, std::memory_order_release);
+    // Acquire: whoever asks next whether a sync failed sees what was counted before this bit was
+    // taken.
+    const std::uint64_t before = word.fetch_or(mask, std::memory_order_acq_rel);
     if (const std::uint64_t fresh = mask & ~before)
       marked_.fetch_add(static_cast<std::uint64_t>(std::popcount(fresh)),
                         std::memory_order_relaxed);

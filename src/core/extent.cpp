@@ -202,6 +202,10 @@ pin pin::part(std::uint64_t begin, std::uint64_t end, std::uint64_t flags) const
     if (copy) {
       // Before this pin can go: see each_pass().
       extent_->copies_.fetch_add(1, std::memory_order_seq_cst);
+      // What was stored through this one would else count as written anew with the copy's end.
+      if ((flags & pin_slot::writable) != 0 &&
+          (slot_->word.load(std::memory_order_seq_cst) & pin_slot::suspect) != 0)
+        copy.slot_->word.fetch_or(pin_slot::suspect, std::memory_order_seq_cst);
       return copy;
     }
     if (!extent_->is_orphaned()) throw_failure(out_of_memory, "region");
@@ -236,10 +240,10 @@ void extent::drop_pin(pin_slot* slot, std::uint64_t word) noexcept {
     if ((slot->word.load(std::memory_order_acquire) & pin_slot::suspect) == 0) {
       if (tells_of_drops.load(std::memory_order_acquire) && (told = watcher()))
         failures_before = told->flushes().failures();
-      unannounced.store(true, std::memory_order_relaxed);
       dirty.mark(begin, end);
       stored.mark(begin, end);
     }
+    unannounced.store(true, std::memory_order_relaxed);
     retain();  // the count below must outlive the slot
     std::uint64_t expected = word;
     const bool dropped = slot->word.compare_exchange_strong(expected, 0, std::memory_order_seq_cst);

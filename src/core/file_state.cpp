@@ -1444,6 +1444,7 @@ std::error_code file_state::check_refresh() const noexcept {
 }
 
 bool file_state::start_resize(operation& op) noexcept {
+  if (op.flag) op.transferred = size();
   op.error = op.flag ? check_refresh() : check_resize(op.length);
   if (op.error) return true;
   op.done = [](operation* self) noexcept { self->file->resize_call_done(*self); };
@@ -1494,7 +1495,7 @@ void file_state::deliver_and_continue(operation& op, std::error_code error) noex
 }
 
 void file_state::end_resize(operation& op, std::error_code error) noexcept {
-  if (op.flag) op.transferred = size();
+  if (op.flag && is_open()) op.transferred = size();
   {
     std::lock_guard lock(mutex_);
     end_turn();

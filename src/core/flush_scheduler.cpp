@@ -74,7 +74,7 @@ template <class Except>
 bool flush_scheduler::is_claimed(const lane& l, std::uint64_t begin, std::uint64_t end,
                                  Except except) const noexcept {
   if (!l.busy) return false;
-  if (durable_generation_ != size_generation_ && l.size_generation == size_generation_) return true;
+  if (durable_generation_ < l.size_generation) return true;
   if (l.with_name) return true;
   if (l.end <= begin || end <= l.begin) return false;
   if (l.all_taken) return true;
@@ -239,7 +239,10 @@ void flush_scheduler::begin_sync(lane& l, const operation& leader) noexcept {
   } catch (...) {
     // Too little memory to remember what was taken: as if it had been all there is.
     l.all_taken = true;
-    rewritten_.clear();  // lost still: nobody knows which of them this sync takes
+    // Nobody knows any more which of the lost ones this sync takes.
+    rewritten_.clear();
+    if (all_lost_ || (failures_.load(std::memory_order_relaxed) & something_is_lost) != 0)
+      lose_all();
     e->dirty.clear(l.begin, l.end);
     l.begin = 0;
     l.end = ~std::uint64_t{0};
@@ -500,11 +503,13 @@ void flush_scheduler::store_refused(std::uint64_t begin, std::uint64_t end,
 // be the one. From then on it takes that page for clean. So nothing that is dirty now can be made
 // durable by a sync any more.
 void flush_scheduler::lose_all_that_is_dirty(extent& e) noexcept {
-  // Before the bits are taken: who marks a page later than that sees it.
-  failures_.fetch_add(one_failure, std::memory_order_acq_rel);
-  // Before the bits, too: a region that is dropped meanwhile marks its pages, and is gone then.
+  // Before the bits are taken: a region that is dropped meanwhile marks its pages, and is gone
+  // then.
   e.suspect_writable_pins(
       [&](std::uint64_t from, std::uint64_t to) { add_lost(page_floor(from), page_ceil(to)); });
+  // Not sooner: who drops a region that was not met above has asked before this. Not later: who
+  // marks a page once its bit is taken sees it.
+  failures_.fetch_add(one_failure, std::memory_order_acq_rel);
   std::vector<dirty_pages::taken> dirty;
   std::vector<range_set::range> content;
   try {

@@ -221,6 +221,11 @@ bool is_cached(native_handle_type file, std::uint64_t offset, std::uint64_t leng
   return true;
 }
 
+bool posix::rename_to_new(const std::filesystem::path& from,
+                          const std::filesystem::path& to) noexcept {
+  return ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0;
+}
+
 bool posix::hides_residency(int file, std::uint64_t size) noexcept {
   // mincore tells the truth to those who might write to the file, and to all others that every page
   // is in memory. One behind the end of the file never is.

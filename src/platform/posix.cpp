@@ -396,7 +396,7 @@ std::error_code find_data(const file_copy& copy, std::uint64_t& at, std::uint64_
   if (begin < 0 && errno == ENXIO) {
     // So it is behind the end.
     std::uint64_t size = 0;
-    if (std::error_code error = file_size(copy.source, size)) return error;
+    if (std::error_code error = current_size(copy.source, size)) return error;
     if (size < copy.size) return errc::page_fault;
     at = copy.size;
     bytes = 0;
@@ -455,7 +455,12 @@ std::error_code put_in_place(file_copy& copy, bool overwrite) {
     copy.temporary.clear();
     return {};
   }
-  // Unlike a rename this replaces nothing; the other name goes with the rest.
+  if (posix::rename_to_new(copy.temporary, copy.place)) {
+    copy.temporary.clear();
+    return {};
+  }
+  if (errno != EINVAL && errno != ENOSYS) return last_error();
+  // This replaces nothing either; the other name goes with the rest.
   return ::link(copy.temporary.c_str(), copy.place.c_str()) == 0 ? std::error_code() : last_error();
 }
 
@@ -488,7 +493,7 @@ std::error_code begin_copy(const std::filesystem::path& from, const std::filesys
 std::error_code copy_next(file_copy& copy, std::uint64_t& copied) noexcept {
   if (std::exchange(copy.may_clone, false) && posix::clone(copy.source, copy.target)) {
     copy.is_at_end = true;
-    return file_size(copy.target, copied);
+    return current_size(copy.target, copied);
   }
   const bool knows_size = copy.size != 0;
   std::uint64_t bytes = largest_copy_piece;

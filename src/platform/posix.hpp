@@ -25,6 +25,9 @@ bool hides_residency(int file, std::uint64_t size) noexcept;
 int open_unnamed(const std::filesystem::path& path, int flags, unsigned permissions);
 /// Gives it its name, if nothing has that yet; else false, with errno.
 bool give_name(int file, const std::filesystem::path& path);
+/// Renames a file if nothing has the other name; else false, with errno: EINVAL or ENOSYS where
+/// that is not to be had.
+bool rename_to_new(const std::filesystem::path& from, const std::filesystem::path& to) noexcept;
 /// Tells whether give_name() can name this file, whatever the name.
 bool can_be_named(int file) noexcept;
 /// Makes a new file share all the bytes of another one; false where that is not to be had.
