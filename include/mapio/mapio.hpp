@@ -4,6 +4,8 @@
 /// @file
 /// Includes every public header of mapio.
 
+#include <mapio/atomic.hpp>
+#include <mapio/atomic_cell.hpp>
 #include <mapio/backend.hpp>
 #include <mapio/chunk_stream.hpp>
 #include <mapio/error.hpp>

@@ -1,6 +1,7 @@
 #ifndef MAPIO_MAPPED_FILE_HPP
 #define MAPIO_MAPPED_FILE_HPP
 
+#include <mapio/atomic_cell.hpp>
 #include <mapio/chunk_stream.hpp>
 #include <mapio/detail/config.hpp>
 #include <mapio/detail/default_token.hpp>
@@ -528,6 +529,27 @@ class basic_mapped_file {
   ///   auto chunks = file.chunks(1 << 20);
   basic_chunk_stream<Executor> chunks(std::uint64_t bytes, std::size_t readahead = 4) const {
     return {executor_, home_, handle_, bytes, readahead};
+  }
+
+  /// Refers to the integer at `offset`, for atomic operations by threads and processes at once, and
+  /// for awaiting its changes.
+  ///
+  /// See mapping::atomic(). It is about the file that is open now.
+  ///
+  /// @tparam T       An integer of 4 or 8 bytes.
+  /// @param  offset  Bytes from the start of the file; a multiple of sizeof(T).
+  /// @par Errors
+  ///   errc::misaligned, errc::out_of_range, errc::not_open.
+  /// @par Example
+  ///   auto ready = file.atomic<std::uint32_t>(0); co_await ready.wait(0);
+  template <atomic_word T>
+  atomic_cell<T, Executor> atomic(std::uint64_t offset) const {
+    return {map().template atomic<T>(offset), executor_, home_, handle_};
+  }
+  /// Refers without throwing; returns an empty cell on error.
+  template <atomic_word T>
+  atomic_cell<T, Executor> atomic(std::uint64_t offset, std::error_code& error) const {
+    return {map().template atomic<T>(offset, error), executor_, home_, handle_};
   }
 
   /// Cancels the outstanding verbs of every copy of this handle; see above for what becomes of

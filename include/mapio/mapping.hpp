@@ -1,6 +1,7 @@
 #ifndef MAPIO_MAPPING_HPP
 #define MAPIO_MAPPING_HPP
 
+#include <mapio/atomic.hpp>
 #include <mapio/detail/config.hpp>
 #include <mapio/error.hpp>
 #include <mapio/options.hpp>
@@ -14,6 +15,7 @@
 #include <iosfwd>
 #include <memory>
 #include <system_error>
+#include <utility>
 
 MAPIO_NAMESPACE_BEGIN
 
@@ -633,6 +635,46 @@ class mapping {
   /// Publishes without throwing.
   MAPIO_DECL void publish(std::uint64_t offset, std::uint64_t length, std::error_code& error);
 
+  /// Refers to the integer at `offset`, for atomic operations by threads and processes at once.
+  ///
+  /// Touches nothing; the page counts as dirty until the view is gone. On a read-only mapping the
+  /// view can load() and wait(), on a copy-on-write one it can neither wait nor notify.
+  ///
+  /// @tparam T       An integer of 4 or 8 bytes.
+  /// @param  offset  Bytes from the start of the file; a multiple of sizeof(T).
+  /// @par Errors
+  ///   errc::misaligned, errc::out_of_range, errc::not_open.
+  /// @par Example
+  ///   std::uint64_t id = m.atomic<std::uint64_t>(0).fetch_add(1);
+  template <atomic_word T>
+  atomic_view<T> atomic(std::uint64_t offset) {
+    return refer<atomic_view<T>>(offset, sizeof(T), 1, "atomic");
+  }
+  /// Refers without throwing; returns an empty view on error.
+  template <atomic_word T>
+  atomic_view<T> atomic(std::uint64_t offset, std::error_code& error) {
+    return refer<atomic_view<T>>(offset, sizeof(T), 1, error);
+  }
+
+  /// Refers to `count` integers from `offset` on, side by side; see atomic().
+  ///
+  /// @tparam T       An integer of 4 or 8 bytes.
+  /// @param  offset  Bytes from the start of the file; a multiple of sizeof(T).
+  /// @param  count   Integers; 0 gives an empty span.
+  /// @par Errors
+  ///   As atomic().
+  /// @par Example
+  ///   auto slots = m.atomics<std::uint32_t>(4096, 1024);
+  template <atomic_word T>
+  atomic_span<T> atomics(std::uint64_t offset, std::size_t count) {
+    return refer<atomic_span<T>>(offset, sizeof(T), count, "atomics");
+  }
+  /// Refers without throwing; returns an empty span on error.
+  template <atomic_word T>
+  atomic_span<T> atomics(std::uint64_t offset, std::size_t count, std::error_code& error) {
+    return refer<atomic_span<T>>(offset, sizeof(T), count, error);
+  }
+
   /// Returns why the file is poisoned: the code of the sync that failed; no error if it is not.
   MAPIO_DECL std::error_code flush_error() const noexcept;
   /// Permits flushing again after a failed sync; makes nothing durable.
@@ -674,6 +716,26 @@ class mapping {
   basic_chunk_range<Region> cut_into(bool whole_file, std::uint64_t offset, std::uint64_t length,
                                      std::size_t bytes, std::uint64_t chunk_flags,
                                      std::error_code& error) const;
+
+  /// Pins `count` words of `size` bytes each.
+  MAPIO_DECL detail::pinned_words pin_words(std::uint64_t offset, std::size_t size,
+                                            std::size_t count, detail::failure& why) const noexcept;
+
+  template <class Atomic>
+  Atomic refer(std::uint64_t offset, std::size_t size, std::size_t count, const char* what) const {
+    detail::failure why{};
+    auto words = pin_words(offset, size, count, why);
+    if (why != detail::no_failure) detail::throw_failure(why, what);
+    return detail::atomic_access::make<Atomic>(std::move(words), count);
+  }
+  template <class Atomic>
+  Atomic refer(std::uint64_t offset, std::size_t size, std::size_t count,
+               std::error_code& error) const {
+    detail::failure why{};
+    auto words = pin_words(offset, size, count, why);
+    error = detail::error_of(why);
+    return detail::atomic_access::make<Atomic>(std::move(words), error ? 0 : count);
+  }
 
   // One buffer, the common case, goes straight through. Several are checked as a whole first, so
   // that a range that does not fit stores nothing.

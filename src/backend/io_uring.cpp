@@ -2,6 +2,7 @@
 
 #include "core/operation_list.hpp"
 #include "platform/platform.hpp"
+#include "platform/words.hpp"
 #include "thread_pool.hpp"
 
 #include <mapio/error.hpp>
@@ -36,7 +37,10 @@ namespace detail {
 namespace {
 
 // Not in the headers of Debian 12.
+constexpr std::uint8_t opcode_futex_wait = 51;
 constexpr std::uint8_t opcode_ftruncate = 55;
+constexpr int futex_of_four_bytes = 2;  // and not private to the process
+constexpr std::uint64_t futex_any_bit = 0xFFFFFFFF;
 constexpr int madvise_populate_read = 22;
 constexpr int madvise_populate_write = 23;
 
@@ -55,6 +59,19 @@ constexpr std::uint8_t place_running = 3;
 
 // What call::fetch reads into: nobody looks at it, so all may at once.
 std::array<std::byte, platform::most_fetched> unwanted;
+
+// What is submitted carries its operation; a cancellation nothing, or the word that is waited for
+// in what it is to end: should it never reach the kernel, waking is another way.
+std::uint64_t cancellation_of(const std::byte* word) noexcept {
+  return reinterpret_cast<std::uintptr_t>(word) | 1;
+}
+bool is_cancellation(std::uint64_t data) noexcept {
+  return data == 0 || (data & 1) != 0;
+}
+const std::uint32_t* word_of(std::uint64_t data) noexcept {
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): see cancellation_of().
+  return reinterpret_cast<const std::uint32_t*>(data & ~std::uint64_t{1});
+}
 
 /// For operation::is_refused. Never the same twice, in whatever ring.
 std::uint64_t next_batch() noexcept {
@@ -161,6 +178,9 @@ class ring final : public backend {
   void prepare_transfer(io_uring_sqe& sqe, operation& op, std::uint8_t opcode,
                         std::uint8_t vector_opcode);
   bool complete(operation& op, int result) noexcept;
+  void no_longer_waits(operation& op) noexcept;
+  bool request_cancel(operation& op) noexcept;
+  void request_cancels() noexcept;
 
   const unsigned generation_ = platform::fork_generation();
   asio::detail::scheduler& scheduler_;
@@ -177,8 +197,12 @@ class ring final : public backend {
   bool retrying_ = false;
   bool stopping_ = false;
   unsigned in_flight_ = 0;
+  // Of these, those that may stay for ever: they must not take the room of others. Should all of
+  // them end at once, the kernel keeps what does not fit.
+  unsigned waits_ = 0;
   operation_list queued_;
-  operation_list to_pool_;                     // collected under the mutex, handed over without it
+  operation_list to_cancel_;  // waits in flight, once there is room for the request
+  operation_list to_pool_;    // collected under the mutex, handed over without it
   std::deque<std::array<iovec, 16>> vectors_;  // the kernel reads them until the submission,
   std::deque<__kernel_timespec> times_;        // and these
   std::optional<descriptor> readable_;
@@ -277,6 +301,8 @@ bool ring::has_opcode(const operation& op) const noexcept {
     return opcodes_[opcode_ftruncate] && op.address == nullptr;
   case call::pause:
     return opcodes_[IORING_OP_TIMEOUT];
+  case call::wait_word:
+    return opcodes_[opcode_futex_wait];
   case call::work:
   case call::announce:
     return false;
@@ -380,6 +406,10 @@ void ring::prepare(io_uring_sqe& sqe, operation& op) {
     io_uring_prep_timeout(&sqe, &time, 0, 0);
     break;
   }
+  case call::wait_word:
+    io_uring_prep_rw(opcode_futex_wait, &sqe, futex_of_four_bytes, op.address, 0, op.at);
+    sqe.addr3 = futex_any_bit;
+    break;
   case call::work:
   case call::announce:
     break;
@@ -410,10 +440,17 @@ void ring::take_back() noexcept {
   unsigned head = *sq.khead;
   const unsigned tail = *sq.ktail;
   for (; head != tail; ++head) {
-    // NOLINTNEXTLINE(performance-no-int-to-ptr): we put the pointer there, and only that.
-    auto* op = reinterpret_cast<operation*>(sq.sqes[head & *sq.kring_mask].user_data);
+    const std::uint64_t data = sq.sqes[head & *sq.kring_mask].user_data;
     --in_flight_;
-    if (op == nullptr) continue;
+    if (is_cancellation(data)) {
+      // Who is woken without a reason is asked whether he is to wait on.
+      if (const std::uint32_t* const word = word_of(data))
+        static_cast<void>(platform::wake_word(word, true));
+      continue;
+    }
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): we put the pointer there, and only that.
+    auto* op = reinterpret_cast<operation*>(data);
+    no_longer_waits(*op);
     op->place.store(0, std::memory_order_relaxed);
     to_pool_.push(*op);
   }
@@ -425,7 +462,7 @@ void ring::fill_and_submit(operation_list& refused) noexcept {
   const unsigned most = ring_.cq.ring_entries;
   const std::uint64_t batch = next_batch();
   while (operation* const op = queued_.front()) {
-    if (in_flight_ >= most) break;
+    if (in_flight_ - waits_ >= most) break;
     if (op->is_refused != nullptr && op->is_refused(op, batch)) {
       queued_.pop();
       op->place.store(0, std::memory_order_relaxed);
@@ -442,6 +479,7 @@ void ring::fill_and_submit(operation_list& refused) noexcept {
     op->handover.store(1, std::memory_order_release);
     prepare(*sqe, *op);
     ++in_flight_;
+    if (op->what == call::wait_word) ++waits_;
   }
   if (!submit_filled()) retry_later();
 }
@@ -458,6 +496,12 @@ void ring::retry_later() noexcept {
 
 // --- reaping
 // ---------------------------------------------------------------------------------------------------------------
+
+void ring::no_longer_waits(operation& op) noexcept {
+  if (op.what != call::wait_word) return;
+  --waits_;
+  to_cancel_.remove(op);
+}
 
 // True: `op` is done. False: it is on its way again.
 bool ring::complete(operation& op, int result) noexcept {
@@ -481,6 +525,8 @@ bool ring::complete(operation& op, int result) noexcept {
     op.error = {-result, std::system_category()};
     return true;
   }
+  // The word has another value already.
+  if (op.what == call::wait_word && result == -EAGAIN) return true;
   switch (-result) {
   case ECANCELED:
   case EINTR:
@@ -518,11 +564,12 @@ void ring::reap(operation_list& done) noexcept {
     if (n == 0) break;
     for (unsigned i = 0; i < n; ++i) {
       --in_flight_;
+      if (is_cancellation(cqes[i]->user_data)) continue;
       auto* op = static_cast<operation*>(io_uring_cqe_get_data(cqes[i]));
-      if (op == nullptr) continue;  // the answer to a cancellation
       // ThreadSanitizer does not see that the kernel handed the operation from the submitting
       // thread to this one.
       static_cast<void>(op->handover.load(std::memory_order_acquire));
+      no_longer_waits(*op);
       op->place.store(0, std::memory_order_relaxed);
       if (complete(*op, cqes[i]->res)) done.push(*op);
     }
@@ -572,12 +619,13 @@ void ring::turn(wake why) noexcept {
     }
     if (stopping_) return;
     reap(done);
+    request_cancels();
     fill_and_submit(done);
     // What the kernel could answer at once is there already.
     reap(done);
     // The rest of what was answered in part must not wait for something else to complete. Where the
     // kernel takes nothing now, the timer is the next occasion.
-    if (!queued_.empty() && in_flight_ < ring_.cq.ring_entries && !retrying_) post_hook();
+    if (!queued_.empty() && in_flight_ - waits_ < ring_.cq.ring_entries && !retrying_) post_hook();
     arm();
     to_pool = std::exchange(to_pool_, {});
   }
@@ -599,24 +647,36 @@ bool ring::withdraw(operation& op, bool interrupt) noexcept {
     return true;
   }
   if (op.place.load(std::memory_order_relaxed) != place_running || !interrupt) return false;
-  io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
-  if (sqe == nullptr && submit_filled()) sqe = io_uring_get_sqe(&ring_);
-  operation_list to_pool = std::exchange(to_pool_, {});
-  if (sqe == nullptr) {
-    // It will end by itself.
-    lock.unlock();
-    hand_over(std::move(to_pool));
-    return false;
+  // What does not wait for a word ends by itself.
+  if (!request_cancel(op) && op.what == call::wait_word) {
+    to_cancel_.remove(op);
+    to_cancel_.push(op);
   }
-  // Should the operation end before this is read, its address may belong to a later one: whose own
-  // entry comes later too.
-  io_uring_prep_cancel(sqe, &op, 0);
-  io_uring_sqe_set_data(sqe, nullptr);
-  ++in_flight_;
+  operation_list to_pool = std::exchange(to_pool_, {});
   if (!stopping_) post_hook();
   lock.unlock();
   hand_over(std::move(to_pool));
   return false;
+}
+
+bool ring::request_cancel(operation& op) noexcept {
+  io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
+  if (sqe == nullptr && submit_filled()) sqe = io_uring_get_sqe(&ring_);
+  if (sqe == nullptr) return false;
+  // Should the operation end before this is read, its address may belong to a later one: whose own
+  // entry comes later too.
+  io_uring_prep_cancel(sqe, &op, 0);
+  sqe->user_data = op.what == call::wait_word ? cancellation_of(op.address) : 0;
+  ++in_flight_;
+  return true;
+}
+
+void ring::request_cancels() noexcept {
+  while (operation* const op = to_cancel_.pop())
+    if (!request_cancel(*op)) {
+      to_cancel_.push_front(*op);
+      return;
+    }
 }
 
 void ring::shut_down() noexcept {
@@ -630,6 +690,7 @@ void ring::shut_down() noexcept {
     while (in_flight_ != 0) {
       // The kernel may still write to memory of ours: nothing is let go of before every answer is
       // here.
+      request_cancels();
       const int r = io_uring_submit_and_wait(&ring_, 1);
       if (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY) take_back();
       reap(done);

@@ -31,6 +31,8 @@ void thread_pool::start_thread() {
 }
 
 void thread_pool::submit(operation& op) noexcept {
+  // Where it cannot be watched, a thread looks at the word again and again.
+  if (op.what == call::wait_word && words_.submit(op)) return;
   {
     std::lock_guard lock(mutex_);
     if (!stopping_) {
@@ -55,6 +57,7 @@ void thread_pool::submit(operation& op) noexcept {
 }
 
 bool thread_pool::withdraw(operation& op, bool interrupt) noexcept {
+  words_.interrupt(op);
   std::lock_guard lock(mutex_);
   if (op.place.load(std::memory_order_relaxed) != queued || (!interrupt && op.transferred != 0))
     return false;
@@ -129,6 +132,7 @@ void thread_pool::shut_down() noexcept {
     wake_.notify_all();
     threads.swap(threads_);
   }
+  words_.shut_down();
   for (std::thread& thread : threads)
     thread.join();
 }

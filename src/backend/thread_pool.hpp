@@ -3,6 +3,7 @@
 
 #include "core/engine.hpp"
 #include "core/operation_list.hpp"
+#include "word_watch.hpp"
 
 #include <condition_variable>
 #include <mutex>
@@ -49,6 +50,7 @@ class thread_pool final : public backend {
   operation_list queue_;
   std::vector<writer*> writers_;
   std::vector<std::thread> threads_;
+  word_watch words_;  // who waits for them would keep the threads from everything else
   std::size_t idle_ = 0;
   std::size_t queued_ = 0;
   bool stopping_ = false;

@@ -962,6 +962,8 @@ bool file_state::start(operation& op) noexcept {
     return start_flush(op, true);
   case verb::flush_range:
     return start_flush(op, false);
+  case verb::wait_word:
+    return start_wait(op);
   case verb::resize:
     return start_resize(op);
   case verb::close:

@@ -156,6 +156,10 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   bool start_lock_change(operation& op) noexcept;
   static void carry_out_lock_change(operation* op) noexcept;
   bool start_flush(operation& op, bool whole_file) noexcept;
+  bool start_wait(operation& op) noexcept;
+  bool look_at_word(operation& op) noexcept;
+  void fetch_word(operation& op) noexcept;
+  void wait_for_word(operation& op) noexcept;
   bool start_resize(operation& op) noexcept;
   bool start_close(operation& op) noexcept;
   bool shut_and_let_go(operation& op) noexcept;

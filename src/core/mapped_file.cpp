@@ -119,7 +119,8 @@ void cancel(cancel_link& link, asio::cancellation_type_t type) noexcept {
         (type & (asio::cancellation_type::terminal | asio::cancellation_type::partial)) !=
             asio::cancellation_type::none ||
         op->kind == verb::view || op->kind == verb::prefetch || op->kind == verb::next_chunk ||
-        op->kind == verb::lock_pages || op->kind == verb::copy_file || op->kind == verb::resize;
+        op->kind == verb::lock_pages || op->kind == verb::copy_file || op->kind == verb::resize ||
+        op->kind == verb::wait_word;
     from = op->home->cancel(*op, !may_interrupt);
     withdrawn = op;
   }

@@ -1,5 +1,7 @@
 #include "posix.hpp"
 
+#include "words.hpp"
+
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -691,6 +693,13 @@ void perform(operation& op) noexcept {
   case call::pause:
     std::this_thread::sleep_for(std::chrono::nanoseconds(op.count));
     return;
+  case call::wait_word:
+    // Not for long: a thread that others need may be the one that waits, and whoever asks looks at
+    // the word and asks again.
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast): aligned, and bytes of a file
+    op.error = wait_for_word_a_little(
+        {reinterpret_cast<const std::uint32_t*>(op.address), static_cast<std::uint32_t>(op.at)});
+    return;
   }
 }
 
@@ -834,9 +843,11 @@ constexpr std::size_t longest_string_copy = 32 << 10;  // beyond, the jump does 
 
 #endif
 
-// Nothing here may need a destructor: a fault leaves by a jump.
-[[gnu::noinline]] bool copy_or_fault(void* destination, const void* source,
-                                     std::size_t n) noexcept {
+// Nothing here may need a destructor: a fault leaves by a jump. What it leaves must be a call: the
+// compiler knows of no other way by which a jump could come.
+template <class Access>
+[[gnu::noinline]] bool access_or_fault(void* destination, const void* source, std::size_t n,
+                                       Access access) noexcept {
   guarded_range range;
   range.destination = static_cast<const char*>(destination);
   range.source = static_cast<const char*>(source);
@@ -844,10 +855,16 @@ constexpr std::size_t longest_string_copy = 32 << 10;  // beyond, the jump does 
   if (MAPIO_SET_JUMP(range.resume) != 0) return false;
   guarded = &range;
   std::atomic_signal_fence(std::memory_order_seq_cst);
-  std::memcpy(destination, source, n);
+  access(destination, source, n);
   std::atomic_signal_fence(std::memory_order_seq_cst);
   guarded = nullptr;
   return true;
+}
+
+bool copy_or_fault(void* destination, const void* source, std::size_t n) noexcept {
+  return access_or_fault(
+      destination, source, n,
+      [](void* to, const void* from, std::size_t count) noexcept { std::memcpy(to, from, count); });
 }
 
 }  // namespace
@@ -895,6 +912,21 @@ std::size_t guarded_copy(void* destination, const void* source, std::size_t n) n
   if (copy_or_fault(destination, source, n)) [[likely]]
     return n;
   return copy_until_fault(destination, source, n);
+}
+
+namespace {
+
+[[gnu::noinline]] void load_shared(void* to, const void* from, std::size_t) noexcept {
+  auto* const word = const_cast<std::uint32_t*>(static_cast<const std::uint32_t*>(from));
+  *static_cast<std::uint32_t*>(to) = std::atomic_ref<std::uint32_t>(*word).load();
+}
+
+}  // namespace
+
+bool load_word(const std::uint32_t* word, std::uint32_t& value) noexcept {
+  return access_or_fault(
+      &value, word, sizeof value,
+      [](void* to, const void* from, std::size_t n) noexcept { load_shared(to, from, n); });
 }
 
 namespace {

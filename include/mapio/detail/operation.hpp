@@ -59,7 +59,8 @@ enum class verb : std::uint8_t {
   view,
   next_chunk,
   copy_file,
-  remove_file
+  remove_file,
+  wait_word
 };
 
 /// One call to the operating system: what an engine carries out.
@@ -77,6 +78,7 @@ enum class call : std::uint8_t {
   allocate,         // extend by allocated blocks
   truncate,         // set the size
   pause,            // let `count` nanoseconds pass
+  wait_word,        // until the word at `address` is woken or is not `at`, or for no reason
 };
 
 /// An awaited verb, or a call that serves several of them, on its way through core and engine.
