@@ -157,7 +157,7 @@ using atomic_errors = atomic_fixture;
 
 TEST_F(atomic_errors, of_an_offset_that_is_not_aligned) {
   mapping m = created(page());
-  for (const std::uint64_t offset : {1, 2, 3, 5, 4094}) {
+  for (const std::uint64_t offset : {1U, 2U, 3U, 5U, 4094U}) {
     EXPECT_EQ(code_of([&] { m.atomic<std::uint32_t>(offset); }), errc::misaligned) << offset;
     EXPECT_EQ(code_of([&] { m.atomics<std::uint32_t>(offset, 0); }), errc::misaligned) << offset;
   }
