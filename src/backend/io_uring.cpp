@@ -165,6 +165,7 @@ class ring final : public backend {
   bool is_foreign() const noexcept { return generation_ != platform::fork_generation(); }
 
   void turn(wake why) noexcept;
+  bool submit_at_once(operation& op) noexcept;
   void post_hook() noexcept;
   void fill_and_submit(operation_list& refused) noexcept;
   bool submit_filled() noexcept;
@@ -193,6 +194,7 @@ class ring final : public backend {
   std::mutex mutex_;  // guards what follows, and the ring
   submit_hook hook_;
   bool hook_posted_ = false;
+  bool submitted_at_once_ = false;  // one, in this turn of the loop
   bool armed_ = false;
   bool retrying_ = false;
   bool stopping_ = false;
@@ -317,12 +319,30 @@ void ring::submit(operation& op) noexcept {
     if (!stopping_) {
       op.place.store(place_queued, std::memory_order_relaxed);
       queued_.push(op);
-      post_hook();
+      if (!submit_at_once(op)) post_hook();
       return;
     }
   }
   op.dropped = true;
   op.done(&op);
+}
+
+// Who waits for a word mostly has nothing else to do, and somebody else waits for him: the first of
+// a turn does without the way through the loop's queue, which costs a look for what is ready.
+bool ring::submit_at_once(operation& op) noexcept {
+  if (op.what != call::wait_word || hook_posted_ || queued_.front() != &op ||
+      std::exchange(submitted_at_once_, true) || !scheduler_.can_dispatch())
+    return false;
+  operation_list refused;
+  fill_and_submit(refused);
+  arm();
+  if (refused.empty() && to_pool_.empty() && queued_.empty()) return true;
+  // That is not to be told from inside of this call.
+  while (operation* const refused_op = refused.pop()) {
+    refused_op->place.store(place_queued, std::memory_order_relaxed);
+    queued_.push(*refused_op);
+  }
+  return false;
 }
 
 void ring::post_hook() noexcept {
@@ -618,6 +638,7 @@ void ring::turn(wake why) noexcept {
       break;
     }
     if (stopping_) return;
+    submitted_at_once_ = false;
     reap(done);
     request_cancels();
     fill_and_submit(done);
