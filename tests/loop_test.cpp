@@ -286,6 +286,37 @@ TEST_F(never_waits, in_prefetch_and_chunks) {
   });
 }
 
+TEST_F(never_waits, in_wait_for_an_atomic) {
+  make_cold(4 * page());
+  on_watched_loop([&]() -> work {
+    mapped_file file(*io_);
+    co_await file.open(path_, support::read_write());
+    const auto word = file.atomic<std::uint32_t>(2 * page());
+    std::uint32_t value = 0;
+    co_await file.read_into(2 * page(), asio::buffer(&value, sizeof value));
+    for (int i = 0; i < 3; ++i) {
+      outcome over;
+      word.wait(value, over.handler());
+      co_await pause();
+      EXPECT_EQ(over.calls, 0);
+      word.store(++value);
+      word.notify_one();
+      while (over.calls == 0)
+        co_await pause();
+      EXPECT_TRUE(over.ok());
+      co_await file.flush();  // the page is clean again
+    }
+    outcome cancelled;
+    word.wait(value, cancelled.handler());
+    co_await pause();
+    file.cancel();
+    while (cancelled.calls == 0)
+      co_await pause();
+    EXPECT_EQ(cancelled.error, asio::error::operation_aborted);
+    co_await file.close();
+  });
+}
+
 TEST_F(never_waits, in_flush) {
   for (const mapio::write_path how : write_paths) {
     make_cold(mebibyte);
