@@ -28,7 +28,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <filesystem>
 #include <future>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -172,6 +174,26 @@ TEST_F(atomic_cell_wait, ends_with_a_change_and_not_with_a_mere_notification) {
   finish(o);
   EXPECT_TRUE(o.ok());
   ASSERT_TRUE(run_to_end(io_)) << "and then there is nothing left to do";
+}
+
+TEST_F(atomic_cell_wait, sees_a_change_that_comes_before_the_loop_gets_to_it) {
+  mapped_file file = created(page());
+  const cell c = file.atomic<std::uint32_t>(0);
+  outcome first;
+  c.wait(0, first.handler());
+  settle();
+  change(c, 1);
+  finish(first);
+  const auto threads = [] {
+    return std::distance(support::fs::directory_iterator("/proc/self/task"), {});
+  };
+  const auto before = threads();
+  outcome o;
+  c.wait(1, o.handler());
+  c.store(2);  // nobody is told
+  finish(o);
+  EXPECT_TRUE(o.ok());
+  EXPECT_EQ(threads(), before) << "it is an answer, and no reason to try elsewhere";
 }
 
 TEST_F(atomic_cell_wait, is_what_the_default_token_awaits) {
