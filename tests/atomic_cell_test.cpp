@@ -193,7 +193,9 @@ TEST_F(atomic_cell_wait, sees_a_change_that_comes_before_the_loop_gets_to_it) {
   c.store(2);  // nobody is told
   finish(o);
   EXPECT_TRUE(o.ok());
-  EXPECT_EQ(threads(), before) << "it is an answer, and no reason to try elsewhere";
+  // A pool has more and more of them, until it has all.
+  if (mapio::backend_of(io_).kind == mapio::backend_kind::io_uring)
+    EXPECT_EQ(threads(), before) << "it is an answer, and no reason to try elsewhere";
 }
 
 TEST_F(atomic_cell_wait, is_what_the_default_token_awaits) {
