@@ -253,6 +253,15 @@ void blocking_performer::run(file_state* file) noexcept {
   }
 }
 
+bool submit(operation& op) noexcept {
+  if (!op.enrolled && !op.home->enroll(op)) {
+    op.error = asio::error::operation_aborted;
+    return true;
+  }
+  op.runner->submit(op);
+  return false;
+}
+
 void let_go(operation& op) noexcept {
   op.range = pin();
   if (op.use != nullptr) std::exchange(op.use, nullptr)->release();

@@ -159,6 +159,9 @@ struct blocking_operation final : operation {
   blocking_performer performer_;
 };
 
+/// Hands an awaited operation to whoever carries it out. True: its engine takes nothing any more,
+/// and it is over, as cancelled.
+bool submit(operation& op) noexcept;
 /// Ends the pins and uses of an operation that is over.
 void let_go(operation& op) noexcept;
 /// Lets go of what an operation held and delivers it.

@@ -91,16 +91,6 @@ void copy_done(operation* self) noexcept {
   op.runner->submit(op);
 }
 
-// What an engine refuses is over, as cancelled.
-bool submit(operation& op) noexcept {
-  if (!op.home->enroll(op)) {
-    op.error = asio::error::operation_aborted;
-    return false;
-  }
-  op.runner->submit(op);
-  return true;
-}
-
 }  // namespace
 
 bool start_copy(copy_operation& op) noexcept {
@@ -108,7 +98,7 @@ bool start_copy(copy_operation& op) noexcept {
   op.step = in_queue;
   op.work = take_turn;
   op.done = copy_done;
-  return !submit(op);
+  return submit(op);
 }
 
 bool start_remove(remove_operation& op) noexcept {
@@ -117,7 +107,7 @@ bool start_remove(remove_operation& op) noexcept {
     self->error = platform::remove(static_cast<remove_operation*>(self)->path);
   };
   op.done = [](operation* self) noexcept { finish(*self); };
-  return !submit(op);
+  return submit(op);
 }
 
 }  // namespace detail

@@ -94,6 +94,12 @@ std::error_code map_at_most(native_handle_type file, const open_options& options
   return {};
 }
 
+// Of one that has another call to make: nobody carries that out, or nobody wants it.
+bool is_given_up(const operation& op) noexcept {
+  return op.dropped || op.error == asio::error::operation_aborted ||
+         op.cancel_requested.load(std::memory_order_relaxed);
+}
+
 void wait_a_little() {
   std::this_thread::sleep_for(std::chrono::microseconds(50));
 }
@@ -978,15 +984,6 @@ bool file_state::start(operation& op) noexcept {
   return true;
 }
 
-bool file_state::submit(operation& op) noexcept {
-  if (!op.enrolled && !op.home->enroll(op)) {
-    op.error = asio::error::operation_aborted;
-    return true;
-  }
-  op.runner->submit(op);
-  return false;
-}
-
 bool file_state::use_file(operation& op) noexcept {
   if (!file_->try_retain()) {
     op.error = errc::not_open;
@@ -1122,9 +1119,7 @@ bool file_state::fetch_for_writing(operation& op) noexcept {
     op.at = at;
     op.count = 1;
     op.done = [](operation* self) noexcept {
-      if (self->dropped || self->error == asio::error::operation_aborted ||
-          self->cancel_requested.load(std::memory_order_relaxed))
-        return finish(*self, asio::error::operation_aborted);
+      if (is_given_up(*self)) return finish(*self, asio::error::operation_aborted);
       // What is wrong with the page is for the write to find out.
       self->error = {};
       self->file->recent_.add(self->at);
@@ -1224,8 +1219,7 @@ void file_state::populate_next(operation& op) noexcept {
   // wrong with it shows here.
   op.address = reading;
   op.done = [](operation* self) noexcept {
-    if (self->dropped || self->cancel_requested.load(std::memory_order_relaxed))
-      return finish(*self, asio::error::operation_aborted);
+    if (is_given_up(*self)) return finish(*self, asio::error::operation_aborted);
     self->error = {};
     self->file->populate_mapped(*self);
     self->runner->submit(*self);
@@ -1266,8 +1260,7 @@ bool file_state::start_prefetch(operation& op) noexcept {
       self->range.owner()->map_for_reading(self->handle, self->count);
     };
     op.done = [](operation* self) noexcept {
-      if (self->dropped || self->cancel_requested.load(std::memory_order_relaxed))
-        return finish(*self, asio::error::operation_aborted);
+      if (is_given_up(*self)) return finish(*self, asio::error::operation_aborted);
       self->file->populate_next(*self);
       self->runner->submit(*self);
     };
@@ -1347,8 +1340,7 @@ bool file_state::fetch_for_viewing(view_operation& op) noexcept {
   op.count = op.length;
   op.done = [](operation* self) noexcept {
     auto& view = static_cast<view_operation&>(*self);
-    if (self->dropped || self->error == asio::error::operation_aborted ||
-        self->cancel_requested.load(std::memory_order_relaxed)) {
+    if (is_given_up(*self)) {
       view.result = region();
       return finish(*self, asio::error::operation_aborted);
     }

@@ -164,7 +164,6 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   bool start_close(operation& op) noexcept;
   bool shut_and_let_go(operation& op) noexcept;
   bool end_update(operation& op) noexcept;
-  bool submit(operation& op) noexcept;
   bool use_file(operation& op) noexcept;
   extent* pin_for(operation& op) noexcept;
   static void store_all(operation* op) noexcept;

@@ -31,12 +31,7 @@ bool start_open(operation& op) noexcept {
       open.owner->file(std::move(open.opened));
     finish(open);
   };
-  if (!op.home->enroll(op)) {
-    op.error = asio::error::operation_aborted;
-    return true;
-  }
-  op.runner->submit(op);
-  return false;
+  return submit(op);
 }
 
 bool start_any(operation& op, const std::shared_ptr<handle_state>& handle) noexcept {
