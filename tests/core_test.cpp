@@ -496,6 +496,25 @@ class flush_lanes : public testing::Test {
     return flushes().join(w, false);
   }
   bool join_whole(waiter& w) { return flushes().join(w, true); }
+  /// A sync of this page fails, and the error is cleared.
+  void lose(std::uint64_t offset) {
+    dirty(offset);
+    waiter first(engine_);
+    EXPECT_FALSE(join(first, offset, 1));
+    engine_.finish_next(make_error_code(std::errc::io_error));
+    state_->clear_flush_error();
+  }
+  /// The engine of the oldest sync is shut down before it came to it.
+  void drop_next() {
+    engine_.calls[0]->dropped = true;
+    engine_.finish_next();
+  }
+  void open_again() {
+    ASSERT_FALSE(state_->close());
+    open_options existing = options_;
+    existing.create = disposition::open_existing;
+    state_ = open_state(dir_ / "f", 64 * page(), existing);
+  }
   flush_scheduler& flushes() { return state_->flushes(); }
 
   support::temp_dir dir_;
@@ -991,8 +1010,7 @@ TEST_F(flush_lanes, ADroppedSyncIsDoneByTheNextWaiter) {
   EXPECT_FALSE(join(gone, 0, 1));
   EXPECT_FALSE(join(left, 0, 1));
   EXPECT_TRUE(state_->withdraw(gone, true));
-  engine_.calls[0]->dropped = true;  // its engine was shut down
-  engine_.finish_next();
+  drop_next();
   EXPECT_FALSE(left.completed);
   ASSERT_EQ(other.waiting(), 1U);
   other.finish_next();
@@ -1041,8 +1059,7 @@ TEST_F(flush_lanes, ADroppedSyncBesideAFailureIsNotTrustedEither) {
   ASSERT_EQ(engine_.waiting(), 2U);
   engine_.finish(1, make_error_code(std::errc::io_error));
   EXPECT_TRUE(state_->withdraw(all, true));
-  engine_.calls[0]->dropped = true;
-  engine_.finish_next();
+  drop_next();
   state_->clear_flush_error();
   waiter again(engine_);
   if (!join(again, 0, 1)) engine_.finish_next();
@@ -1063,8 +1080,7 @@ TEST_F(flush_lanes, WhoWaitsForADroppedSyncHearsOfAFailureBesideIt) {
   engine_.finish(1, make_error_code(std::errc::io_error));
   EXPECT_TRUE(part.completed);
   state_->withdraw(all, true);
-  engine_.calls[0]->dropped = true;
-  engine_.finish_next();
+  drop_next();
   state_->clear_flush_error();
   EXPECT_EQ(other.waiting(), 0U);
   EXPECT_TRUE(left.completed);
@@ -1107,8 +1123,7 @@ TEST_F(flush_lanes, WhoWaitsForTwoSyncsGetsAnotherForTheOneThatIsDropped) {
   EXPECT_FALSE(join(both, 0, 3 * page()));
   ASSERT_EQ(engine_.waiting(), 2U);
   EXPECT_TRUE(state_->withdraw(all, true));
-  engine_.calls[0]->dropped = true;
-  engine_.finish_next();
+  drop_next();
   ASSERT_EQ(engine_.waiting(), 2U) << "the range's, and one for page 0";
   engine_.finish_next();
   EXPECT_FALSE(both.completed) << "nobody has synced page 0";
@@ -1120,16 +1135,9 @@ TEST_F(flush_lanes, WhoWaitsForTwoSyncsGetsAnotherForTheOneThatIsDropped) {
 }
 
 TEST_F(flush_lanes, WhatWasThereAtOpenIsLostWithTheRest) {
-  ASSERT_FALSE(state_->close());
-  open_options existing = options_;
-  existing.create = disposition::open_existing;
-  state_ = open_state(dir_ / "f", 64 * page(), existing);
-  dirty(0);
-  waiter first(engine_);
-  EXPECT_FALSE(join(first, 0, 1));
+  open_again();
   // It may be about page 10, which somebody wrote before us; the OS tells it once.
-  engine_.finish_next(make_error_code(std::errc::io_error));
-  state_->clear_flush_error();
+  lose(0);
   waiter content(engine_);
   if (!join(content, 10 * page(), 1)) engine_.finish_next();
   EXPECT_EQ(content.error, errc::flush_failed);
@@ -1160,8 +1168,7 @@ TEST_F(flush_lanes, ADroppedSyncKeepsTheNameDue) {
   waiter first(engine_);
   EXPECT_FALSE(join_whole(first));
   state_->withdraw(first, true);
-  engine_.calls[0]->dropped = true;
-  engine_.finish_next();
+  drop_next();
   waiter again(engine_);
   EXPECT_FALSE(join_whole(again));
   engine_.finish_next();
@@ -1172,15 +1179,11 @@ TEST_F(flush_lanes, ADroppedSyncKeepsTheNameDue) {
 }
 
 TEST_F(flush_lanes, ADroppedSyncKeepsWhatWasThereAtOpenDue) {
-  ASSERT_FALSE(state_->close());
-  open_options existing = options_;
-  existing.create = disposition::open_existing;
-  state_ = open_state(dir_ / "f", 64 * page(), existing);
+  open_again();
   waiter first(engine_);
   EXPECT_FALSE(join(first, 10 * page(), 1));
   state_->withdraw(first, true);
-  engine_.calls[0]->dropped = true;
-  engine_.finish_next();
+  drop_next();
   waiter again(engine_);
   EXPECT_FALSE(join(again, 10 * page(), 1));
   engine_.finish_next();
@@ -1189,11 +1192,7 @@ TEST_F(flush_lanes, ADroppedSyncKeepsWhatWasThereAtOpenDue) {
 // A write that began before the failure and is marked after it.
 TEST_F(flush_lanes, ALateMarkOfBeforeAFailureIsNoRewrite) {
   const std::uint32_t before = state_->flushes().failures();
-  dirty(0);
-  waiter first(engine_);
-  EXPECT_FALSE(join(first, 0, 1));
-  engine_.finish_next(make_error_code(std::errc::io_error));
-  state_->clear_flush_error();
+  lose(0);
   state_->mapped()->dirty.mark(0, 1);
   waiter between(engine_);
   if (!join(between, 0, 1)) engine_.finish_next();
@@ -1213,11 +1212,7 @@ TEST_F(flush_lanes, ALateMarkOfBeforeAFailureIsNoRewrite) {
 
 TEST_F(flush_lanes, ARegionOfAfterAFailureIsARewriteOnceItIsGone) {
   mapping m = mapping_of(state_);
-  dirty(3 * page());
-  waiter first(engine_);
-  EXPECT_FALSE(join(first, 3 * page(), 1));
-  engine_.finish_next(make_error_code(std::errc::io_error));
-  state_->clear_flush_error();
+  lose(3 * page());
   { const mutable_region again = m.mutable_view(3 * page(), 1); }
   waiter rewritten(engine_);
   ASSERT_FALSE(join(rewritten, 3 * page(), 1));
@@ -1277,11 +1272,7 @@ TEST_F(flush_lanes, TheDropOfARegionOfBeforeAFailureIsNoRewriteAtAnyMoment) {
   int lies = 0;
   for (int i = 1; i <= rounds; ++i) {
     region.emplace(m.mutable_view(3 * page(), 1));
-    dirty(0);
-    waiter first(engine_);
-    EXPECT_FALSE(join(first, 0, 1));
-    engine_.finish_next(make_error_code(std::errc::io_error));
-    state_->clear_flush_error();
+    lose(0);
     go.store(i);
     for (int wait = 0; wait < i % 60 * 5; ++wait)
       std::atomic_signal_fence(std::memory_order_seq_cst);
@@ -1446,8 +1437,7 @@ TEST_F(flush_company, GetsItsSyncAlthoughTheWaitIsDropped) {
   serve(2);
   waiter a(engine_);
   come_again(a, 0);
-  engine_.calls[0]->dropped = true;
-  engine_.finish_next();
+  drop_next();
   ASSERT_EQ(engine_.waiting(), 1U);
   EXPECT_EQ(waiting(), call::sync);
   engine_.finish_next();
