@@ -62,8 +62,41 @@ constexpr auto length = std::chrono::seconds(5);
 // --- the ticker
 // -----------------------------------------------------------------------------------------------------------
 
+/// When the loop does what a phase is about, and not what only prepares it.
+class measured_time {
+ public:
+  void begin() { parts_.push_back({clock::now(), clock::time_point::max()}); }
+  void end() {
+    if (!under_way()) return;
+    parts_.back().end = clock::now();
+    ended_ += parts_.back().end - parts_.back().begin;
+  }
+  clock::duration so_far() const {
+    return under_way() ? ended_ + (clock::now() - parts_.back().begin) : ended_;
+  }
+  /// Must be asked in the order of time.
+  bool contains(clock::time_point t) {
+    while (next_ < parts_.size() && parts_[next_].end <= t)
+      ++next_;
+    return next_ < parts_.size() && parts_[next_].begin <= t;
+  }
+
+ private:
+  struct part {
+    clock::time_point begin;
+    clock::time_point end;
+  };
+  bool under_way() const {
+    return !parts_.empty() && parts_.back().end == clock::time_point::max();
+  }
+
+  std::vector<part> parts_;
+  std::size_t next_ = 0;
+  clock::duration ended_{};
+};
+
 /// Collects how late each tick was. The deadlines are fixed from the start: a tick that the loop
-/// was too late for counts with the lateness that it would have had.
+/// was too late for counts with the lateness that it would have had, whatever is measured by then.
 class ticker {
  public:
   ticker() { lateness_.reserve(1 << 16); }
@@ -71,13 +104,13 @@ class ticker {
   /// Ticks for as long as goes_on() says, and at least until all deadlines so far are accounted
   /// for.
   template <class GoesOn>
-  asio::awaitable<void> run(GoesOn goes_on) {
+  asio::awaitable<void> run(GoesOn goes_on, measured_time& measured) {
     asio::steady_timer timer(co_await asio::this_coro::executor);
     for (clock::time_point deadline = clock::now() + interval; goes_on();) {
       timer.expires_at(deadline);
       co_await timer.async_wait(use_awaitable);
       for (const clock::time_point now = clock::now(); deadline <= now; deadline += interval)
-        lateness_.push_back(now - deadline);
+        if (measured.contains(deadline)) lateness_.push_back(now - deadline);
     }
   }
 
@@ -113,9 +146,9 @@ struct scene {
   std::filesystem::path directory;
   bench::loop& loop;
   asio::thread_pool& helper;  // for what belongs to no verb that is measured
-  clock::time_point until;
+  measured_time measured;
 
-  bool goes_on() const { return clock::now() < until; }
+  bool goes_on() const { return measured.so_far() < length; }
 };
 
 /// One kind of work: what its constructor does is on nobody's time; then `coroutines` of them
@@ -134,13 +167,29 @@ class work {
 };
 
 /// Waits for the end.
-class idle final : public work {
+class idle : public work {
  public:
   using work::work;
   asio::awaitable<void> step(std::size_t) override {
-    asio::steady_timer timer(co_await asio::this_coro::executor, scene_.until);
+    asio::steady_timer timer(co_await asio::this_coro::executor, length);
     co_await timer.async_wait(use_awaitable);
   }
+};
+
+/// Waits for the end while all processors but one have something to compute: no file is involved,
+/// so this is what the machine makes of a loop beside any work.
+class computing final : public idle {
+ public:
+  explicit computing(scene& s) : idle(s) {
+    for (unsigned i = 1; i < std::thread::hardware_concurrency(); ++i)
+      threads_.emplace_back([](const std::stop_token& stop) {
+        for (std::uint64_t n = 0; !stop.stop_requested(); ++n)
+          benchmark::DoNotOptimize(n);
+      });
+  }
+
+ private:
+  std::vector<std::jthread> threads_;
 };
 
 /// Makes a file of `size` bytes that are written and on the disk, in pieces of `piece`.
@@ -207,27 +256,30 @@ class durable_updates final : public work {
 };
 
 /// Takes a file out of memory all the time, mapped or not and dirty or not, as a machine would that
-/// has less memory than the file is large.
+/// has less memory than the file is large: in small pieces, as the kernel does.
 class memory_pressure {
  public:
   explicit memory_pressure(const mapio::mapping& map)
       : all_(map.view(0, map.size())), file_(map.native_handle()),
         thread_([this](const std::stop_token& stop) {
-          while (!stop.stop_requested()) {
-            reclaim();
-            std::this_thread::sleep_for(std::chrono::milliseconds(20));
+          for (std::uint64_t at = 0; !stop.stop_requested(); at = (at + piece) % all_.size()) {
+            reclaim(at);
+            std::this_thread::sleep_for(std::chrono::microseconds(200));
           }
         }) {}
 
  private:
-  void reclaim() const {
-    void* const address = const_cast<std::byte*>(all_.data());
+  static constexpr std::uint64_t piece = 8 * mebibyte;
+
+  void reclaim(std::uint64_t at) const {
+    void* const address = const_cast<std::byte*>(all_.data() + at);
+    const auto offset = static_cast<off_t>(at);
     // A shared mapping loses nothing by this but its page tables; what is mapped is not dropped.
-    ::madvise(address, all_.size(), MADV_DONTNEED);
-    ::sync_file_range(file_, 0, 0,
+    ::madvise(address, piece, MADV_DONTNEED);
+    ::sync_file_range(file_, offset, piece,
                       SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
                           SYNC_FILE_RANGE_WAIT_AFTER);
-    ::posix_fadvise(file_, 0, 0, POSIX_FADV_DONTNEED);
+    ::posix_fadvise(file_, offset, piece, POSIX_FADV_DONTNEED);
   }
 
   mapio::region all_;
@@ -360,6 +412,7 @@ class growth final : public work {
 };
 
 /// Closes a file with a gigabyte of dirty pages; every second time its last name is gone before.
+/// Only the closing is measured.
 template <bool Awaited>
 class closing final : public work {
  public:
@@ -367,7 +420,9 @@ class closing final : public work {
   asio::awaitable<void> step(std::size_t) override {
     mapio::mapping map;
     const bool unlinked = std::exchange(unlinked_, !unlinked_);
+    scene_.measured.end();
     co_await on_pool(scene_.helper, [&] { return prepare(map, unlinked); });
+    scene_.measured.begin();
     if constexpr (Awaited) {
       mapio::mapped_file file(co_await asio::this_coro::executor, std::move(map));
       co_await file.close(use_awaitable);
@@ -375,6 +430,7 @@ class closing final : public work {
       map.close();
       co_await yield();
     }
+    scene_.measured.end();
     if (!unlinked)
       co_await on_pool(scene_.helper, [this] { return result_of(::unlink(path_.c_str())); });
   }
@@ -412,7 +468,7 @@ void measure(benchmark::State& state, const std::filesystem::path& parent, backe
     std::size_t running = coroutines;
     const auto part = [&](std::size_t i) -> asio::awaitable<void> {
       if (i == coroutines) {
-        co_await ticks.run([&] { return running != 0; });
+        co_await ticks.run([&] { return running != 0; }, s.measured);
         co_return;
       }
       while (s.goes_on())
@@ -420,7 +476,7 @@ void measure(benchmark::State& state, const std::filesystem::path& parent, backe
       --running;
     };
     const auto start = clock::now();
-    s.until = start + length;
+    s.measured.begin();
     loop.run(static_cast<std::int64_t>(coroutines + 1), coroutines + 1, part);
     state.SetIterationTime(std::chrono::duration<double>(clock::now() - start).count());
   }
@@ -444,6 +500,7 @@ constexpr kind_of_work of(const char* name) {
 }
 
 constexpr const char* nothing = "idle";
+constexpr const char* elsewhere = "idle, others compute";
 constexpr const char* blocking = "blocking";
 constexpr std::array engines = {
     std::pair{"awaited on io_uring", backend_kind::io_uring},
@@ -465,6 +522,9 @@ void compare(const bench::medians& m, bench::table& t) {
       bench::table::nanoseconds(m.counter(nothing, "max")) + milliseconds(10);
   t.absolute("idle, p99.9", m.counter(nothing, "p99.9"), m.counter(nothing, "p99.9"));
   t.absolute("idle, worst", m.counter(nothing, "max"), m.counter(nothing, "max"));
+  t.absolute("idle, others compute, p99.9", m.counter(elsewhere, "p99.9"),
+             m.counter(nothing, "p99.9"));
+  t.absolute("idle, others compute, worst", m.counter(elsewhere, "max"), m.counter(nothing, "max"));
   for (const kind_of_work& kind : kinds)
     for (const auto& [how, engine] : engines) {
       const std::string awaited = title(kind.name, how);
@@ -495,6 +555,8 @@ int main(int argc, char** argv) {
   const bench::options given = bench::initialize(argc, argv, {.repetitions = 1});
   add(nothing, given.directory, backend_kind::automatic,
       [](scene& s) -> std::unique_ptr<work> { return std::make_unique<idle>(s); });
+  add(elsewhere, given.directory, backend_kind::automatic,
+      [](scene& s) -> std::unique_ptr<work> { return std::make_unique<computing>(s); });
   for (const kind_of_work& kind : kinds) {
     for (const auto& [how, engine] : engines)
       add(title(kind.name, how), given.directory, engine, kind.awaited);

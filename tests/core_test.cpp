@@ -31,6 +31,10 @@
 #include <thread>
 #include <vector>
 
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 namespace {
 
 using namespace mapio;          // NOLINT: the internals are all there
@@ -2012,6 +2016,61 @@ TEST(RingInAChild, WhatGoesToThePoolIsDoneWhereNoThreadIsToBeHad) {
     ring->shut_down();
   });
   EXPECT_TRUE(end.ok()) << end;
+}
+
+// --- threads of ours
+// -------------------------------------------------------------------------------------------------------
+
+struct scheduling {
+  std::uint32_t size = sizeof(scheduling);
+  std::uint32_t policy = 0;
+  std::uint64_t flags = 0;
+  std::int32_t nice = 0;
+  std::uint32_t priority = 0;
+  std::uint64_t slice = 0;
+  std::uint64_t deadline = 0;
+  std::uint64_t period = 0;
+};
+
+TEST(Workers, AskForALongSliceAndChangeNothingElse) {
+  scheduling before;
+  scheduling after;
+  std::thread([&] {
+    EXPECT_EQ(::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), 3), 0);
+    EXPECT_EQ(::syscall(SYS_sched_getattr, 0, &before, sizeof before, 0), 0);
+    platform::let_others_preempt();
+    EXPECT_EQ(::syscall(SYS_sched_getattr, 0, &after, sizeof after, 0), 0);
+  }).join();
+  EXPECT_EQ(after.policy, before.policy);
+  EXPECT_EQ(after.nice, 3);
+  // A kernel before 6.12 says nothing of slices and knows none.
+  if (before.slice == 0) GTEST_SKIP() << "no slices per thread on this kernel";
+  EXPECT_GT(after.slice, before.slice);
+}
+
+TEST(Workers, OfThePoolLetOthersPreempt) {
+  scheduling mine;
+  scheduling of_the_worker;
+  ASSERT_EQ(::syscall(SYS_sched_getattr, 0, &mine, sizeof mine, 0), 0);
+  {
+    thread_pool pool(1);
+    struct look final : operation {
+      scheduling* result = nullptr;
+      std::atomic<bool> is_done{false};
+    };
+    look op;
+    op.result = &of_the_worker;
+    op.what = call::work;
+    op.work = [](operation* self) noexcept {
+      scheduling& result = *static_cast<look*>(self)->result;
+      static_cast<void>(::syscall(SYS_sched_getattr, 0, &result, sizeof result, 0));
+    };
+    op.done = [](operation* self) noexcept { static_cast<look*>(self)->is_done = true; };
+    pool.submit(op);
+    EXPECT_TRUE(support::eventually([&] { return op.is_done.load(); }));
+  }
+  if (mine.slice == 0) GTEST_SKIP() << "no slices per thread on this kernel";
+  EXPECT_GT(of_the_worker.slice, mine.slice);
 }
 
 }  // namespace

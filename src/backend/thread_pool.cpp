@@ -109,6 +109,7 @@ void thread_pool::write(operation& first, std::unique_lock<std::mutex>& lock) no
 
 void thread_pool::run() noexcept {
   platform::block_signals();
+  platform::let_others_preempt();
   std::unique_lock lock(mutex_);
   for (;;) {
     wake_.wait(lock, [this] { return stopping_ || !queue_.empty(); });

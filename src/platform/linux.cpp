@@ -13,6 +13,7 @@
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <linux/membarrier.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -416,6 +417,37 @@ void allocate(operation& op) noexcept {
 }
 
 }  // namespace posix
+
+// --- threads of ours
+// -------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// As the kernel's sched_attr, whose header declares what glibc's declares as well.
+struct scheduling {
+  std::uint32_t size = sizeof(scheduling);
+  std::uint32_t policy = 0;
+  std::uint64_t flags = 0;
+  std::int32_t nice = 0;
+  std::uint32_t priority = 0;
+  std::uint64_t slice = 0;  // ns; where the policy is SCHED_OTHER, since Linux 6.12
+  std::uint64_t deadline = 0;
+  std::uint64_t period = 0;
+};
+static_assert(sizeof(scheduling) == 48);
+
+}  // namespace
+
+// A thread that wakes up takes the processor at once from one whose slice is longer than its own;
+// else it waits for the end of that slice, and for each other worker's.
+void let_others_preempt() noexcept {
+  constexpr std::uint64_t longer_than_usual = 20'000'000;
+  scheduling mine;
+  if (::syscall(SYS_sched_getattr, 0, &mine, sizeof mine, 0) != 0 || mine.policy != SCHED_OTHER)
+    return;
+  mine.slice = longer_than_usual;
+  ::syscall(SYS_sched_setattr, 0, &mine, 0);
+}
 
 // --- barriers
 // --------------------------------------------------------------------------------------------------------------

@@ -134,6 +134,10 @@ void heavy_barrier() noexcept;
 /// Keeps the application's signals away from this thread, which is ours; faults stay deliverable.
 void block_signals() noexcept;
 
+/// Lets whoever wakes up take the processor from this thread at once, where the OS can do that. Its
+/// share stays the same.
+void let_others_preempt() noexcept;
+
 /// Counts the forks that lie between the first process and this one.
 unsigned fork_generation() noexcept;
 
