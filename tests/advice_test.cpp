@@ -1,5 +1,6 @@
 #include "faults/private_mount.hpp"
 #include "faults/syscall_gate.hpp"
+#include "smaps.hpp"
 #include "support.hpp"
 
 #include <mapio/mapped_file.hpp>
@@ -17,7 +18,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -37,8 +37,10 @@ using mapio::advice;
 using mapio::errc;
 using mapio::mapping;
 using mapio::open_options;
+using support::bytes_with;
 using support::code_of;
 using support::creating;
+using support::each_detail;
 using support::page;
 using support::pattern;
 using support::read_all;
@@ -48,34 +50,6 @@ constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
 constexpr std::array all_advice = {advice::normal,    advice::sequential, advice::random,
                                    advice::will_need, advice::dont_need,  advice::cold,
                                    advice::huge_pages};
-
-/// Calls each(detail, size) for what the kernel says of this process's mappings of a file.
-template <class Each>
-void each_detail(const fs::path& path, Each each) {
-  std::ifstream smaps("/proc/self/smaps");
-  std::uint64_t size = 0;
-  for (std::string line; std::getline(smaps, line);) {
-    // What begins a mapping is its range; its details begin with a name.
-    if (line.find('-') < line.find(' ')) {
-      const bool of_file = line.ends_with(path.string());
-      const std::uint64_t begin = std::stoull(line, nullptr, 16);
-      size = of_file ? std::stoull(line.substr(line.find('-') + 1), nullptr, 16) - begin : 0;
-    } else if (size != 0) {
-      each(line, size);
-    }
-  }
-}
-
-/// Counts the bytes of them for which the kernel keeps a flag: "rr" for random, "sr" for
-/// sequential, "hg" for huge pages.
-std::uint64_t bytes_with(const fs::path& path, const std::string& flag) {
-  std::uint64_t bytes = 0;
-  each_detail(path, [&](const std::string& detail, std::uint64_t size) {
-    if (detail.starts_with("VmFlags:") && detail.find(' ' + flag) != std::string::npos)
-      bytes += size;
-  });
-  return bytes;
-}
 
 /// Counts the pages that are in this process's page table.
 std::size_t mapped_pages(const mapio::region& r) {

@@ -1,5 +1,6 @@
 #include <mapio/mapping.hpp>
 
+#include "faults/counted_syncs.hpp"
 #include "faults/failing_syncs.hpp"
 #include "faults/private_mount.hpp"
 #include "faults/syscall_gate.hpp"
@@ -1551,28 +1552,12 @@ TEST_F(mapping_flush, leaves_the_handle_to_be_destroyed_without_one) {
   EXPECT_EQ(gate.count(), 0U) << "neither close nor a destructor flushes";
 }
 
-/// Runs `body`, then tells which of the syncs that it made were of this directory.
 class mapping_flush_name : public mapping_test {
  protected:
   using gate_type = faults::syscall_gate;
 
   std::optional<std::pair<int, int>> syncs_of_file_and_folder(const std::function<void()>& body) {
-    std::atomic<int> of_file = 0;
-    std::atomic<int> of_folder = 0;
-    struct stat folder {};
-    EXPECT_EQ(::stat(dir_.path().c_str(), &folder), 0);
-    gate_type gate(gate_type::syncs(), [&](const gate_type::call& c) {
-      struct stat status {};
-      if (c.takes_fd() && ::fstat(c.fd(), &status) == 0 && S_ISDIR(status.st_mode)) {
-        EXPECT_EQ(status.st_ino, folder.st_ino);
-        ++of_folder;
-      } else {
-        ++of_file;
-      }
-      return gate_type::pass;
-    });
-    if (!gate.run(body)) return {};
-    return std::pair(of_file.load(), of_folder.load());
+    return faults::syncs_of_file_and_folder(dir_.path(), body);
   }
 };
 

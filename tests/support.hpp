@@ -243,14 +243,20 @@ inline bool tells_cached_pages(const fs::path& path) {
   return ::pread(fd.get(), &byte, 1, 0) == 1 && ::preadv2(fd.get(), &vector, 1, 0, RWF_NOWAIT) == 1;
 }
 
-/// Tells whether cachestat sees the dirty pages of a file that has some: not before Linux 6.5, and
-/// not on an overlay.
-inline bool tells_dirty_pages(const fs::path& path) {
+/// How many pages of a file the disk does not have yet, by cachestat, which sees none before Linux
+/// 6.5, and on an overlay.
+inline std::uint64_t unwritten_pages(const fs::path& path) {
   constexpr long cachestat = 451;
   const unique_fd fd = open_fd(path, O_RDWR);
   const std::array<std::uint64_t, 2> all{0, 0};
   std::array<std::uint64_t, 5> counts{};
-  return ::syscall(cachestat, fd.get(), all.data(), counts.data(), 0) == 0 && counts[1] != 0;
+  const bool told = ::syscall(cachestat, fd.get(), all.data(), counts.data(), 0) == 0;
+  return told ? counts[1] + counts[2] : 0;  // dirty, and being written
+}
+
+/// Tells whether cachestat sees the dirty pages of a file that has some.
+inline bool tells_dirty_pages(const fs::path& path) {
+  return unwritten_pages(path) != 0;
 }
 
 /// A second, independent MAP_SHARED mapping of a file: what another program would have.
