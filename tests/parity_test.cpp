@@ -1,0 +1,810 @@
+// Whoever comes from mmap-io finds everything here: a test for each of its calls, or families of
+// calls, that shows what does their work, and what is better about it. Once per engine. More about
+// each is in the test programs that are named; docs/coming-from-mmap-io.md has the code side by
+// side.
+
+#include <mapio/mapio.hpp>
+
+#include "faults/counted_syncs.hpp"
+#include "faults/failing_syncs.hpp"
+#include "faults/private_mount.hpp"
+#include "faults/syscall_gate.hpp"
+#include "mapped_file_fixture.hpp"
+#include "smaps.hpp"
+#include "support.hpp"
+
+#include <asio/awaitable.hpp>
+#include <asio/buffer.hpp>
+#include <asio/error.hpp>
+#include <asio/io_context.hpp>
+#include <asio/local/connect_pair.hpp>
+#include <asio/local/stream_protocol.hpp>
+#include <asio/read.hpp>
+#include <asio/use_awaitable.hpp>
+#include <asio/write.hpp>
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <iterator>
+#include <limits>
+#include <ranges>
+#include <span>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <thread>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace {
+
+using mapio::access;
+using mapio::advice;
+using mapio::disposition;
+using mapio::durability;
+using mapio::errc;
+using mapio::flush_policy;
+using mapio::mapped_file;
+using mapio::mapping;
+using mapio::open_options;
+using support::code_of;
+using support::copy_on_write;
+using support::creating;
+using support::into;
+using support::outcome;
+using support::page;
+using support::pattern;
+using support::read_all;
+using support::read_file;
+using support::read_write;
+using support::same;
+using support::to_string;
+using support::write_file;
+
+constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
+constexpr std::uint64_t mebibyte = std::uint64_t{1} << 20;
+
+class parity : public support::mapped_file_test {
+ protected:
+  struct stat status() const {
+    struct stat result {};
+    EXPECT_EQ(::stat(path_.c_str(), &result), 0);
+    return result;
+  }
+  /// Opens a file of these bytes of which nothing is dirty.
+  mapping clean(const std::string& bytes, const open_options& options = read_write()) {
+    write_file(path_, bytes);
+    mapping m(path_, options);
+    m.flush();
+    return m;
+  }
+};
+
+#define MAPIO_SKIP_UNLESS(seen)                                                                    \
+  if (!(seen)) GTEST_SKIP() << "the kernel does not let us see system calls, or mount"
+
+// create_rw(path, size), builder(path).size(n).create(), create_mmap
+//
+// The full disk in every form: mapping_test, mapping_disk_full. The name after a power loss:
+// tests/crash.
+TEST_F(parity, create_rw) {
+  const auto seen = faults::syncs_of_file_and_folder(dir_.path(), [&] {
+    mapping m = mapping::create(path_, mebibyte);
+    EXPECT_EQ(read_all(m), std::string(mebibyte, '\0'));
+    EXPECT_GE(512 * static_cast<std::uint64_t>(status().st_blocks), mebibyte) << "a hole";
+    m.flush_range(0, 1);
+  });
+  MAPIO_SKIP_UNLESS(seen);
+  EXPECT_EQ(seen->second, 1) << "its name is not durable";
+  MAPIO_SKIP_UNLESS(faults::on_small_disk(dir_.path(), mebibyte, [&] {
+    EXPECT_EQ(code_of([&] { mapping::create(path_, 2 * mebibyte); }),
+              std::errc::no_space_on_device);
+  }));
+}
+
+// open_ro, open_rw, open_cow, load_mmap
+TEST_F(parity, open_ro_rw_cow) {
+  write_file(path_, "as it was");
+  EXPECT_EQ(code_of([&] { mapping(path_).update_region(0, asio::buffer("A", 1)); }),
+            errc::read_only);
+  mapping shared(path_, read_write());
+  shared.update_region(0, asio::buffer("AS", 2));
+  run([&]() -> work {
+    mapped_file mine(io_);
+    co_await mine.open(path_, copy_on_write());
+    co_await mine.update_region(3, asio::buffer("IT", 2));
+    EXPECT_EQ(to_string(co_await mine.view(0, 9)), "AS IT was");
+  });
+  EXPECT_EQ(read_all(shared), "AS it was");
+  EXPECT_EQ(read_file(path_), "AS it was");
+}
+
+// open_or_create(path, default_size), builder().open_or_create()
+//
+// Between threads and processes: mapping_test, mapping_create.or_open_by_many_*.
+TEST_F(parity, open_or_create) {
+  // The file appears when whoever looked first would have seen none.
+  faults::syscall_gate gate({SYS_openat}, [&](const auto&) {
+    if (!std::filesystem::exists(path_)) write_file(path_, "of somebody else");
+    return faults::syscall_gate::pass;
+  });
+  MAPIO_SKIP_UNLESS(gate.run([&] {
+    const mapping m(path_, creating(page(), disposition::open_or_create));
+    EXPECT_EQ(read_all(m), "of somebody else");
+  }));
+}
+
+// from_file(file, mode, path), unmap() -> File
+TEST_F(parity, from_file_and_unmap) {
+  write_file(path_, pattern(page()));
+  const int fd = support::open_fd(path_, O_RDWR).release();
+  mapping m = mapping::adopt(fd, read_write());
+  m.update_region(0, asio::buffer("adopted", 7));
+  {
+    const mapping copy = m;
+    const mapio::region r = m.view(0, 1);
+    EXPECT_EQ(code_of([&] { m.release(); }), errc::pinned);
+  }
+  const support::unique_fd back(m.release());
+  EXPECT_EQ(back.get(), fd);
+  EXPECT_FALSE(m.is_open());
+  EXPECT_FALSE(support::is_mapped(path_));
+  std::array<char, 7> bytes{};
+  EXPECT_EQ(::pread(back.get(), bytes.data(), bytes.size(), 0), 7);
+  EXPECT_EQ(std::string_view(bytes.data(), bytes.size()), "adopted");
+}
+
+// builder(path).mode(m).size(n).flush_policy(p).touch_hint(t).huge_pages(b).create() or .open()
+TEST_F(parity, builder) {
+  open_options options = creating(64 * page(), disposition::open_or_create);
+  options.policy = flush_policy::every_writes(2);
+  options.touch = mapio::prefault::eager;
+  options.huge_pages = true;
+  options.preallocate = false;
+  for (const char* how : {"created", "opened"}) {
+    run([&]() -> work {
+      mapped_file file(io_);
+      co_await file.open(path_, options);
+      EXPECT_EQ(file.mode(), access::read_write) << how;
+      EXPECT_EQ(file.size(), 64 * page()) << how;
+      EXPECT_EQ(file.map().policy(), options.policy) << how;
+      EXPECT_TRUE(file.map().is_resident(0, file.size())) << how;
+      EXPECT_EQ(support::bytes_with(path_, "hg"), file.capacity()) << how;
+      co_await file.flush();
+      co_await file.close();
+    });
+    support::evict(path_);
+  }
+}
+
+// mode(), len(), current_len(), is_empty(), path(), flush_policy(), pending_bytes()
+TEST_F(parity, properties) {
+  using std::chrono::hours;
+  for (const flush_policy& policy :
+       {flush_policy::manual(), flush_policy::every_bytes(mebibyte), flush_policy::every_writes(9),
+        flush_policy::every(hours(1)), flush_policy::always()}) {
+    open_options options = read_write();
+    options.policy = policy;
+    const mapping m = clean(pattern(3 * page()), options);
+    run([&]() -> work {
+      mapped_file file(io_.get_executor(), m);
+      co_await file.update_region(page() + 1, asio::buffer("x", 1));
+      EXPECT_EQ(file.pending_bytes(), policy == flush_policy::always() ? 0 : page());
+      EXPECT_EQ(file.mode(), m.mode());
+      EXPECT_EQ(file.size(), 3 * page());
+      EXPECT_EQ(file.path(), path_);
+    });
+    EXPECT_EQ(m.mode(), access::read_write);
+    EXPECT_EQ(m.size(), 3 * page());
+    EXPECT_FALSE(m.empty());
+    EXPECT_EQ(m.path(), path_);
+    EXPECT_EQ(m.policy(), policy);
+  }
+}
+
+// ResizeFailed: a size of zero, or too large, or open_rw of an empty file
+TEST_F(parity, sizes_of_zero_and_too_large) {
+  EXPECT_EQ(code_of([&] { mapping::create(path_, most); }), std::errc::file_too_large);
+  mapping::create(path_, 0);
+  run([&]() -> work {
+    mapped_file file(io_);
+    co_await file.open(path_, read_write());
+    EXPECT_TRUE(file.map().empty());
+    std::error_code error;
+    co_await file.resize(most, into(error));
+    EXPECT_EQ(error, std::errc::file_too_large);
+    co_await file.resize(5);
+    co_await file.update_region(0, asio::buffer("grown", 5));
+    co_await file.close();
+  });
+  EXPECT_EQ(read_file(path_), "grown");
+}
+
+// as_slice(offset, len), as_slice_bytes, MappedSlice
+//
+// Never dangling under load: region_test, never_dangles_while_another_thread_shrinks_the_file.
+TEST_F(parity, as_slice) {
+  const std::string bytes = pattern(64 * page());
+  mapped_file file = opened_with(bytes);
+  const bool cold = support::evict(path_);
+  mapio::region awaited;
+  run([&]() -> work {
+    const std::uint64_t off_loop = file.stats().reads_off_loop;
+    awaited = co_await file.view(3, 32 * page());
+    EXPECT_TRUE(file.map().is_resident(3, 32 * page()));
+    EXPECT_TRUE(!cold || file.stats().reads_off_loop > off_loop);
+  });
+  const mapio::region blocking = file.map().view(3, 32 * page());
+  EXPECT_EQ(blocking.data(), awaited.data()) << "a copy";
+  file.map().close();
+  file = mapped_file(io_);
+  EXPECT_TRUE(same(awaited.text(), bytes.substr(3, 32 * page()))) << "it dangles";
+}
+
+// as_slice_mut(offset, len), MappedSliceMut
+TEST_F(parity, as_slice_mut) {
+  mapping m = clean(pattern(4 * page()));
+  {
+    const mapio::mutable_region r = m.mutable_view(page() - 1, 2);
+    m.flush();
+    std::memcpy(r.data(), "ab", 2);
+  }
+  EXPECT_EQ(m.pending_bytes(), 2 * page());
+  const std::uint64_t syncs = m.stats().syncs;
+  m.flush();
+  EXPECT_EQ(m.stats().syncs, syncs + 1) << "what was stored since the flush is not counted";
+  EXPECT_EQ(read_file(path_).substr(page() - 1, 2), "ab");
+}
+
+// read_into(offset, buf)
+//
+// Under a truncator, and where a device fails: mapping_test, mapping_fault.
+TEST_F(parity, read_into) {
+  const std::string bytes = pattern(4 * page());
+  mapped_file file = opened_with(bytes);
+  std::string head(3, '\0');
+  std::string rest(2 * page() - 3, '\0');
+  const std::array<asio::mutable_buffer, 2> both{asio::buffer(head), asio::buffer(rest)};
+  EXPECT_EQ(file.map().read_into(page(), both), 2 * page());
+  EXPECT_TRUE(same(head + rest, bytes.substr(page(), 2 * page())));
+  run([&]() -> work {
+    EXPECT_EQ(co_await file.read_into(0, both), 2 * page());
+    EXPECT_TRUE(same(head + rest, bytes.substr(0, 2 * page())));
+    support::truncate_file(path_, 2 * page());
+    std::error_code error;
+    EXPECT_EQ(file.map().read_into(page(), both, error), page());
+    EXPECT_EQ(error, errc::page_fault);
+    EXPECT_EQ(co_await file.read_into(3 * page(), asio::buffer(head), into(error)), 0U);
+    EXPECT_EQ(error, errc::page_fault);
+  });
+}
+
+// update_region(offset, data), update_region_async
+//
+// That the loop does not wait for a page: loop_test, slow_file_test, cold_pages_test.
+TEST_F(parity, update_region) {
+  open_options options = read_write();
+  options.policy = flush_policy::always();
+  mapping m = clean(pattern(64 * page()), options);
+  const mapio::region reading = m.view(0, m.size());
+  const std::array<asio::const_buffer, 2> both{asio::buffer("no", 2), asio::buffer(" lock", 5)};
+  m.update_region(0, both);  // mmap-io would wait for the one who reads: for this thread
+  run([&]() -> work {
+    mapped_file file(io_.get_executor(), m);
+    const std::uint64_t syncs = file.stats().syncs;
+    EXPECT_EQ(co_await file.update_region(page(), both), 7U);
+    EXPECT_EQ(file.stats().syncs, syncs + 1) << "not durable, though the policy says so";
+    EXPECT_EQ(file.pending_bytes(), 0U);
+  });
+  EXPECT_EQ(reading.text().substr(0, 7), "no lock");
+  EXPECT_EQ(reading.text().substr(page(), 7), "no lock");
+  EXPECT_EQ(support::unwritten_pages(path_), 0U);
+}
+
+// flush(), flush_async()
+//
+// After a power loss: tests/crash. Whom a sync may serve: mapped_file_flush_test, and core_test.
+TEST_F(parity, flush) {
+  mapped_file file = opened_with(pattern(64 * page()));
+  file.map().flush();
+  file.map().update_region(0, asio::buffer("x", 1));
+  file.map().flush();
+  EXPECT_EQ(support::unwritten_pages(path_), 0U) << "a hint is no flush";
+  const mapio::file_stats before = file.stats();
+  constexpr std::size_t count = 64;
+  std::array<outcome, count> flushes;
+  run([&]() -> work {
+    for (std::size_t i = 0; i < count; ++i)
+      co_await file.update_region(i * page(), asio::buffer("y", 1));
+    EXPECT_EQ(file.pending_bytes(), count * page());
+    for (outcome& o : flushes)
+      file.flush(o.handler());
+  });
+  ASSERT_TRUE(support::run_to_end(io_));
+  EXPECT_TRUE(std::ranges::all_of(flushes, &outcome::ok));
+  EXPECT_EQ(support::unwritten_pages(path_), 0U);
+  EXPECT_EQ(file.pending_bytes(), 0U);
+  EXPECT_GE(file.stats().syncs, before.syncs + 1);
+  EXPECT_LE(file.stats().syncs, before.syncs + 2) << "they do not share";
+  EXPECT_EQ(file.stats().flush_calls, before.flush_calls + count);
+}
+
+// flush_range(offset, len), flush_range_async
+TEST_F(parity, flush_range) {
+  mapping m = clean(pattern(8 * page()));
+  run([&]() -> work {
+    mapped_file file(io_.get_executor(), m);
+    for (int i = 0; i < 2; ++i) {
+      co_await file.update_region(2 * page() - 1, asio::buffer("ab", 2));  // of two pages
+      co_await file.update_region(5 * page(), asio::buffer("c", 1));
+      const std::uint64_t syncs = m.stats().syncs;
+      if (i == 0)
+        m.flush_range(2 * page() - 1, 2);
+      else
+        co_await file.flush_range(2 * page() - 1, 2);
+      EXPECT_EQ(m.stats().syncs, syncs + 1);
+      EXPECT_EQ(m.pending_bytes(), page()) << "it is about two pages and not the third";
+      m.flush();
+    }
+  });
+}
+
+// what flush() of mmap-io is on Linux: msync(MS_ASYNC), which does nothing
+TEST_F(parity, ms_async) {
+  faults::syscall_gate gate({SYS_sync_file_range, SYS_fsync, SYS_fdatasync, SYS_msync},
+                            [](const auto&) { return faults::syscall_gate::pass; });
+  MAPIO_SKIP_UNLESS(gate.run([&] {
+    mapping m = clean(pattern(4 * page()));
+    m.update_region(0, asio::buffer("x", 1));
+    const std::size_t before = gate.count();
+    m.flush(durability::started);
+    ASSERT_EQ(gate.count(), before + 1);
+    EXPECT_EQ(gate.seen().back().number, SYS_sync_file_range) << "nothing is written back";
+    EXPECT_EQ(m.pending_bytes(), page()) << "it is not durable";
+  }));
+  run([&]() -> work {
+    mapped_file file(io_);
+    co_await file.open(path_, read_write());
+    co_await file.flush();
+    co_await file.update_region(0, asio::buffer("y", 1));
+    const std::uint64_t syncs = file.stats().syncs;
+    co_await file.flush_range(0, 1, durability::started);
+    EXPECT_EQ(file.stats().syncs, syncs);
+    EXPECT_EQ(file.pending_bytes(), page());
+  });
+}
+
+// FlushPolicy::{Never, Manual, Always, EveryBytes, EveryWrites, EveryMillis}
+//
+// Awaited, and failing in each of them: flush_policy_test.
+TEST_F(parity, flush_policies) {
+  const auto store = [](mapping& m, std::size_t bytes) {
+    m.update_region(0, asio::buffer(pattern(bytes)));
+    return m.pending_bytes();
+  };
+  const auto with = [&](const flush_policy& policy) {
+    open_options options = read_write();
+    options.policy = policy;
+    return clean(pattern(page()), options);
+  };
+  mapping manual = with(flush_policy::manual());
+  EXPECT_NE(store(manual, 100), 0U);
+  mapping always = with(flush_policy::always());
+  EXPECT_EQ(store(always, 1), 0U);
+  mapping bytes = with(flush_policy::every_bytes(100));
+  EXPECT_NE(store(bytes, 99), 0U);
+  EXPECT_EQ(store(bytes, 1), 0U);
+  mapping writes = with(flush_policy::every_writes(2));
+  EXPECT_NE(store(writes, 100), 0U);
+  EXPECT_EQ(store(writes, 1), 0U);
+  mapping timed = with(flush_policy::every(std::chrono::milliseconds(1)));
+  store(timed, 1);
+  EXPECT_TRUE(support::eventually([&] { return timed.pending_bytes() == 0; }));
+
+  faults::failing_syncs syncs;
+  MAPIO_SKIP_UNLESS(syncs.run([&] {
+    mapping m = with(flush_policy::every_writes(1));
+    syncs.fail_next(1);
+    EXPECT_NE(code_of([&] {
+                store(m, 1);
+                store(m, 1);
+              }),
+              std::error_code())
+        << "the failure is swallowed";
+    EXPECT_EQ(m.flush_error(), std::errc::io_error);
+  }));
+}
+
+// resize(new_size)
+TEST_F(parity, resize) {
+  const std::string bytes = pattern(2 * page());
+  mapped_file file = opened_with(bytes);
+  const mapio::region before = file.map().view(0, 2 * page());
+  const mapio::mutable_region writing = file.map().mutable_view(page(), 1);
+  file.map().resize(64 * page());  // mmap-io would wait for both of them: for this thread
+  run([&]() -> work { co_await file.resize(1000 * page()); });
+  EXPECT_EQ(file.stats().moves, 0U);
+  EXPECT_EQ(file.map().view(0, 1).data(), before.data());
+  EXPECT_TRUE(same(before.text(), bytes));
+  writing.data()[0] = std::byte{'!'};
+  EXPECT_EQ(to_string(file.map().view(page(), 1)), "!");
+  EXPECT_EQ(to_string(file.map().view(999 * page(), page())), std::string(page(), '\0'));
+}
+
+// touch_pages(), touch_pages_range, prefetch_range, TouchHint
+//
+// That the loop does not wait: loop_test, slow_file_test. TouchHint::Eager: prefault_test.
+TEST_F(parity, touch_pages) {
+  write_file(path_, pattern(64 * mebibyte));
+  bool hold_next = true;
+  faults::syscall_gate gate({SYS_madvise}, [&](const faults::syscall_gate::call& c) {
+    const bool holds = c.arguments[2] == MADV_POPULATE_READ && std::exchange(hold_next, false);
+    return holds ? faults::syscall_gate::hold : faults::syscall_gate::pass;
+  });
+  outcome cancelled;
+  const bool cold = support::evict(path_);
+  MAPIO_SKIP_UNLESS(gate.run([&] {
+    asio::io_context io;
+    mapped_file file(io.get_executor(), mapping(path_));
+    file.prefetch(cancelled.handler());
+    if (mapio::backend_of(io).kind == mapio::backend_kind::thread_pool) gate.wait_until_held();
+    file.cancel();
+    gate.release();
+    EXPECT_TRUE(support::run_to_end(io));
+  }));
+  EXPECT_TRUE(!cold || cancelled.error == asio::error::operation_aborted)
+      << cancelled.error.message();
+
+  run([&]() -> work {
+    mapped_file file(io_);
+    co_await file.open(path_);
+    co_await file.prefetch(5, 32 * page());
+    EXPECT_TRUE(file.map().is_resident(5, 32 * page()));
+    co_await file.prefetch();
+    EXPECT_TRUE(file.map().is_resident(0, file.size()));
+    std::error_code error;
+    co_await file.prefetch(file.size(), 1, into(error));
+    EXPECT_EQ(error, errc::out_of_range);
+    support::truncate_file(path_, page());
+    co_await file.prefetch(into(error));  // where mmap-io gets a SIGBUS
+    EXPECT_EQ(error, errc::page_fault);
+    EXPECT_EQ(code_of([&] { file.map().prefetch(); }), errc::page_fault);
+  });
+}
+
+// advise(offset, len, MmapAdvice::{Normal, Random, Sequential, WillNeed, DontNeed})
+//
+// What each does, and that it follows a mapping that moves: advice_test.
+TEST_F(parity, advise) {
+  const std::string bytes = pattern(16 * page());
+  mapping m = clean(bytes);
+  m.advise(3 * page() + 1, 10, advice::random);  // mmap-io wants it aligned
+  EXPECT_EQ(support::bytes_with(path_, "rr"), page());
+  m.advise(0, m.size(), advice::sequential);
+  EXPECT_EQ(support::bytes_with(path_, "sr"), m.size());
+  EXPECT_EQ(support::bytes_with(path_, "rr"), 0U);
+  m.advise(0, m.size(), advice::normal);
+  EXPECT_EQ(support::bytes_with(path_, "sr"), 0U);
+  m.advise(0, m.size(), advice::will_need);
+  m.advise(0, m.size(), advice::cold);
+  m.update_region(0, asio::buffer(bytes.substr(1, 1)));
+  m.advise(0, m.size(), advice::dont_need);
+  EXPECT_EQ(m.view(0, 1).text(), bytes.substr(1, 1));
+  m.advise(0, m.size(), advice::huge_pages);
+  EXPECT_GE(support::bytes_with(path_, "hg"), m.size());
+}
+
+template <class T>
+concept lockable = requires(T t) {
+  t.lock();
+}
+|| requires(T t) {
+  t.unlock();
+};
+static_assert(!lockable<mapping> && !lockable<mapped_file> && !lockable<mapio::segment>,
+              "std::lock_guard of a mapping would lock its pages");
+
+// lock(offset, len), unlock, lock_all, unlock_all
+TEST_F(parity, lock) {
+  mapped_file file = opened_with(pattern(16 * page()));
+  run([&]() -> work {
+    co_await file.lock_pages(page() + 1, page());
+    support::expect_locked(2 * page());
+    co_await file.lock_pages();
+    support::expect_locked(16 * page());
+    co_await file.unlock_pages(0, page());
+    support::expect_locked(15 * page());
+    co_await file.unlock_pages();
+    support::expect_locked(0);
+  });
+  file.map().lock_pages();
+  support::expect_locked(16 * page());
+  file.map().unlock_pages();
+  support::expect_locked(0);
+}
+
+static_assert(std::ranges::forward_range<mapio::chunk_range>);
+static_assert(std::convertible_to<mapio::region, std::span<const std::byte>>);
+static_assert(std::convertible_to<mapio::region, asio::const_buffer>);
+static_assert(std::is_same_v<decltype(mapio::region().text()), std::string_view>);
+
+// chunks(n), pages(), chunks_owned, pages_owned, reader() (Read + Seek)
+//
+// That the stream reads ahead, and how far: chunk_stream_test.
+TEST_F(parity, chunks) {
+  const std::string bytes = pattern(20 * page() + 5);
+  mapped_file file = opened_with(bytes);
+  const mapping m = file.map();
+  std::string seen;
+  mapio::region owned;
+  for (const mapio::region& chunk : m.chunks(3 * page())) {
+    seen += chunk.text();
+    owned = chunk;  // outlives the range, and copies nothing
+  }
+  EXPECT_TRUE(same(seen, bytes));
+  EXPECT_EQ(owned.offset(), 18 * page());
+  EXPECT_EQ(std::ranges::distance(m.pages()), 21);
+
+  support::evict(path_);
+  run([&]() -> work {
+    auto stream = file.chunks(3 * page());
+    seen.clear();
+    for (auto chunk = co_await stream.next(); !chunk.empty(); chunk = co_await stream.next()) {
+      EXPECT_TRUE(m.is_resident(chunk.offset(), chunk.size()));
+      seen += chunk.text();
+    }
+  });
+  EXPECT_TRUE(same(seen, bytes));
+
+  mapio::region reader = m.view(0, m.size());
+  reader += 7;  // seek
+  EXPECT_EQ(reader.subregion(0, 9).text(), bytes.substr(7, 9));
+  std::string parsed(9, '\0');
+  EXPECT_EQ(asio::buffer_copy(asio::buffer(parsed), reader), 9U);
+  EXPECT_EQ(parsed, bytes.substr(7, 9));
+}
+
+// chunks_mut(n).for_each_mut(f), for_each_mut_legacy
+TEST_F(parity, chunks_mut) {
+  static_assert(std::ranges::forward_range<mapio::mutable_chunk_range>);
+  mapping m = clean(std::string(4 * page() + 1, 'a'));
+  for (const mapio::mutable_region& chunk : m.mutable_chunks(page()) | std::views::drop(3))
+    std::ranges::fill(chunk.bytes(), std::byte{'b'});
+  EXPECT_EQ(m.pending_bytes(), 2 * page()) << "those that were passed over are not dirty";
+  EXPECT_TRUE(same(read_all(m), std::string(3 * page(), 'a') + std::string(page() + 1, 'b')));
+  m.flush();
+  EXPECT_EQ(support::unwritten_pages(path_), 0U);
+}
+
+// atomic_u32, atomic_u64, atomic_u32_slice, atomic_u64_slice
+//
+// Everything else: atomic_test, and atomic_cell_test (a thousand who wait, killed notifiers).
+TEST_F(parity, atomics) {
+  mapping m = mapping::create(path_, page());
+  EXPECT_EQ(m.atomic<std::uint64_t>(8).fetch_add(5), 0U);
+  EXPECT_EQ(m.atomics<std::uint32_t>(8, 2)[0].load() + m.atomics<std::uint32_t>(8, 2)[1].load(),
+            5U);
+  EXPECT_EQ(code_of([&] { m.atomic<std::uint64_t>(12); }), errc::misaligned);
+  EXPECT_EQ(code_of([&] { m.atomics<std::uint32_t>(page() - 4, 2); }), errc::out_of_range);
+  mapping reading(path_);
+  EXPECT_EQ(reading.atomic<std::uint64_t>(8).load(), 5U);
+  EXPECT_EQ(code_of([&] { reading.atomic<std::uint64_t>(8).store(1); }), errc::read_only);
+
+  const pid_t child = support::start_child([&] {
+    const mapio::atomic_view<std::uint32_t> turn =
+        mapping(path_, read_write()).atomic<std::uint32_t>(0);
+    turn.wait(0);
+    turn.store(2);
+    turn.notify_all();
+  });
+  run([&]() -> work {
+    mapped_file file(io_.get_executor(), m);
+    const auto turn = file.atomic<std::uint32_t>(0);
+    turn.store(1);
+    turn.notify_all();
+    co_await turn.wait(1);
+    EXPECT_EQ(turn.load(), 2U);
+  });
+  EXPECT_TRUE(support::wait_for_child(child).ok());
+}
+
+// Segment::new, SegmentMut::new, as_slice, as_slice_mut, write, len, offset, parent, is_valid
+TEST_F(parity, segments) {
+  mapping m = clean(pattern(8 * page()));
+  mapio::segment s = m.slice(page(), 4 * page());
+  s.update_region(2, asio::buffer("at 2", 4));
+  EXPECT_EQ(s.view(2, 4).text(), "at 2");
+  EXPECT_EQ(m.view(page() + 2, 4).text(), "at 2");
+  s.mutable_view(0, 1).data()[0] = std::byte{'s'};
+  s.flush();
+  EXPECT_EQ(m.pending_bytes(), 0U);
+  EXPECT_EQ(code_of([&] { s.view(4 * page() - 1, 2); }), errc::out_of_range) << "of the segment";
+  m.resize(2 * page());
+  EXPECT_EQ(s.view(0, 1).text(), "s");
+  EXPECT_EQ(code_of([&] { s.view(page(), 1); }), errc::out_of_range) << "of the file";
+  m.resize(8 * page());
+  EXPECT_EQ(s.view(page(), 1).text(), std::string(1, '\0'));
+  EXPECT_EQ(s.size(), 4 * page());
+  EXPECT_EQ(s.offset(), page());
+  EXPECT_EQ(s.map(), m);
+}
+
+// copy_mmap, delete_mmap, copy_mmap_async, delete_mmap_async, create_mmap_async, write_mmap
+//
+// A reflink, and a cancellation that says how far it came: file_operations_test.
+TEST_F(parity, copy_and_delete) {
+  const std::string bytes = pattern(3 * mebibyte + 1);
+  const auto to = dir_ / "copy";
+  write_file(path_, bytes);
+  write_file(to, "old");
+  bool by_kernel = false;
+  faults::syscall_gate gate(
+      {SYS_ioctl, SYS_copy_file_range, SYS_read, SYS_pread64},
+      [&](const faults::syscall_gate::call& c) {
+        if (c.number == SYS_copy_file_range) by_kernel = true;
+        const bool clones = c.number == SYS_ioctl && c.arguments[1] == FICLONE;
+        return clones ? faults::syscall_gate::fail(EOPNOTSUPP) : faults::syscall_gate::pass;
+      });
+  outcome copied;
+  const bool is_seen = gate.run([&] {
+    asio::io_context io;
+    mapio::copy_file(io, path_, to, copied.handler());
+    EXPECT_TRUE(support::run_to_end(io));
+  });
+  MAPIO_SKIP_UNLESS(is_seen);
+  EXPECT_TRUE(by_kernel) << "the bytes went through this process";
+  EXPECT_TRUE(copied.ok());
+  EXPECT_EQ(copied.bytes, bytes.size());
+  EXPECT_TRUE(same(read_file(to), bytes));
+  run([&]() -> work {
+    co_await mapio::remove_file(io_, to);
+    EXPECT_FALSE(std::filesystem::exists(to));
+  });
+}
+
+// Clone, Debug, AsRawFd and AsRawHandle, AsFd
+TEST_F(parity, clone_debug_and_handle) {
+  mapping m = mapping::create(path_, 5);
+  mapping copy = m;
+  copy.update_region(0, asio::buffer("share", 5));
+  EXPECT_EQ(m.view(0, 5).text(), "share");
+  EXPECT_EQ(copy, m);
+  std::ostringstream printed;
+  printed << m;
+  EXPECT_NE(printed.str().find(path_.string()), std::string::npos) << printed.str();
+  struct stat by_handle {};
+  EXPECT_EQ(::fstat(m.native_handle(), &by_handle), 0);
+  EXPECT_EQ(by_handle.st_ino, status().st_ino);
+  EXPECT_EQ(mapped_file(io_.get_executor(), m).native_handle(), m.native_handle());
+}
+
+// Send + Sync, RwLock
+//
+// How it scales: bench/mapping_bench. While the file grows: mapping_test,
+// mapping_io.runs_beside_flushes_growth_and_views_in_other_threads.
+TEST_F(parity, threads) {
+  constexpr std::size_t count = 4;
+  mapping m = mapping::create(path_, count * 64 * page());
+  const mapio::region held = m.view(0, m.size());
+  const mapio::mutable_region held_too = m.mutable_view(0, m.size());
+  std::vector<std::thread> threads;
+  for (std::size_t t = 0; t < count; ++t)
+    threads.emplace_back([&, t] {
+      const std::string mine = pattern(64 * page(), t);
+      const std::uint64_t begin = t * mine.size();
+      std::string back(mine.size(), '\0');
+      m.update_region(begin, asio::buffer(mine));
+      m.read_into(begin, asio::buffer(back));
+      EXPECT_TRUE(same(back, mine));
+    });
+  for (std::thread& t : threads)
+    t.join();
+  for (std::size_t t = 0; t < count; ++t)
+    EXPECT_TRUE(same(held.text().substr(t * 64 * page(), 64 * page()), pattern(64 * page(), t)));
+}
+
+// builder().huge_pages(true), is_hugepage_backed()
+//
+// That they are obtained where there are some: advice_test, huge_pages_test.
+TEST_F(parity, huge_pages) {
+  open_options options = creating(4 * mebibyte);
+  options.huge_pages = true;
+  options.preallocate = false;
+  mapping m(path_, options);
+  EXPECT_EQ(support::bytes_with(path_, "hg"), m.capacity()) << "also of what it grows to";
+  m.mutable_chunks(page()).begin().operator*().data()[0] = std::byte{1};
+  std::uint64_t obtained = 0;
+  support::each_detail(path_, [&](const std::string& detail, std::uint64_t) {
+    if (detail.starts_with("FilePmdMapped:") || detail.starts_with("ShmemPmdMapped:"))
+      obtained += 1024 * std::stoull(detail.substr(detail.find(':') + 1));
+  });
+  EXPECT_EQ(m.stats().huge_page_bytes, obtained);
+}
+
+// utils::page_size(), utils::align_up
+TEST_F(parity, page_size) {
+  EXPECT_EQ(mapio::page_size(), static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)));
+}
+
+// bytes::Bytes from a MappedSlice, read_bytes, which both copy
+TEST_F(parity, bytes) {
+  const std::string bytes = pattern(2 * mebibyte);  // more than a socket takes at once
+  mapped_file file = opened_with(bytes);
+  asio::local::stream_protocol::socket near(io_);
+  asio::local::stream_protocol::socket far(io_);
+  asio::local::connect_pair(near, far);
+  outcome sent;
+  run([&]() -> work {
+    const void* const mapped = file.map().view(0, 1).data();
+    mapio::region all = co_await file.view(0, file.size());
+    EXPECT_EQ(static_cast<const asio::const_buffer&>(all).data(), mapped) << "a copy";
+    asio::async_write(near, std::move(all), sent.handler());
+    co_await file.close();
+  });
+  EXPECT_EQ(sent.calls, 0);
+  EXPECT_TRUE(support::is_mapped(path_)) << "the socket needs it";
+  std::string received(bytes.size(), '\0');
+  asio::async_read(far, asio::buffer(received), [](std::error_code, std::size_t) {});
+  ASSERT_TRUE(support::run_to_end(io_));
+  EXPECT_TRUE(sent.ok());
+  EXPECT_TRUE(same(received, bytes));
+  EXPECT_TRUE(support::eventually([&] { return !support::is_mapped(path_); }));
+}
+
+// MmapIoError::{Io, OutOfBounds, InvalidMode, FlushFailed, ResizeFailed, AdviceFailed, LockFailed,
+// UnlockFailed, Misaligned}
+//
+// The conditions: error_test. LockFailed: mapping_test, mapping_lock.beyond_the_limit_*.
+TEST_F(parity, errors) {
+  const std::error_code missing = code_of([&] { mapping(dir_ / "missing"); });
+  EXPECT_EQ(missing, std::error_code(ENOENT, std::system_category())) << "its number is lost";
+  mapping m = clean(pattern(page()));
+  EXPECT_EQ(code_of([&] { m.view(1, most); }), errc::out_of_range);
+  EXPECT_EQ(code_of([&] { m.view(1, most); }), std::errc::invalid_argument);
+  EXPECT_EQ(code_of([&] { mapping(path_).mutable_view(0, 1); }), errc::read_only);
+  EXPECT_EQ(code_of([&] { mapping(path_).resize(1); }), std::errc::permission_denied);
+  EXPECT_EQ(code_of([&] { mapping(path_, copy_on_write()).resize(1); }), errc::unsupported);
+  EXPECT_EQ(code_of([&] { m.atomic<std::uint32_t>(1); }), errc::misaligned);
+  EXPECT_EQ(code_of([&] { m.advise(0, 1, static_cast<advice>(99)); }), std::errc::invalid_argument);
+  EXPECT_EQ(code_of([&] { mapping().flush(); }), errc::not_open);
+  faults::failing_syncs syncs;
+  MAPIO_SKIP_UNLESS(syncs.run([&] {
+    m.update_region(0, asio::buffer("x", 1));
+    syncs.fail_next(1);
+    EXPECT_EQ(code_of([&] { m.flush(); }), std::error_code(EIO, std::system_category()));
+    EXPECT_EQ(code_of([&] { m.flush(); }), errc::flush_failed);
+    EXPECT_EQ(code_of([&] { m.flush(); }), std::errc::io_error);
+  }));
+}
+
+// Linux, macOS, Windows
+//
+// Every engine has to pass these tests, and all others that await something; what makes them up is
+// ENGINES in CMakeLists.txt.
+TEST_F(parity, platforms) {
+  std::ostringstream engine;
+  engine << mapio::backend_of(io_).kind;
+  const char* const asked_for = std::getenv("MAPIO_BACKEND");
+  EXPECT_TRUE(asked_for == nullptr || engine.str() == asked_for) << engine.str();
+  EXPECT_NE(mapio::backend_of(io_).kind, mapio::backend_kind::automatic);
+}
+
+}  // namespace
