@@ -1,7 +1,15 @@
 find_package(Doxygen QUIET)
 if(DOXYGEN_FOUND)
   set(DOXYGEN_PROJECT_NAME mapio)
-  set(DOXYGEN_EXCLUDE_SYMBOLS "mapio::detail")
+  set(DOXYGEN_EXCLUDE_SYMBOLS "mapio::detail" "mapio::detail::*" "std::*")
+  set(DOXYGEN_EXCLUDE_PATTERNS "*/mapio/detail/*")
+  # The inline namespace would be part of every name, and hide the one that symbols are excluded by.
+  set(DOXYGEN_MACRO_EXPANSION YES)
+  set(DOXYGEN_EXPAND_ONLY_PREDEF YES)
+  set(DOXYGEN_PREDEFINED "MAPIO_NAMESPACE_BEGIN=namespace mapio {" "MAPIO_NAMESPACE_END=}" "MAPIO_DECL=")
+  # What has no comment at all still warns; completion tokens are explained once, with the class.
+  set(DOXYGEN_WARN_IF_INCOMPLETE_DOC NO)
+  set(DOXYGEN_WARN_AS_ERROR FAIL_ON_WARNINGS)
   set(DOXYGEN_JAVADOC_AUTOBRIEF YES)
   set(DOXYGEN_QUIET YES)
   set(DOXYGEN_STRIP_FROM_INC_PATH "${PROJECT_SOURCE_DIR}/include")

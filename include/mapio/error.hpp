@@ -49,7 +49,9 @@ inline std::error_code make_error_code(errc e) noexcept {
 
 MAPIO_NAMESPACE_END
 
+/// @cond  Doxygen does not find std.
 template <>
 struct std::is_error_code_enum<mapio::errc> : std::true_type {};
+/// @endcond
 
 #endif  // MAPIO_ERROR_HPP

@@ -79,7 +79,9 @@ class mapping {
   mapping(const std::filesystem::path& path, const open_options& options, std::error_code& error) {
     open(path, options, error);
   }
+  /// Shares the file of the other handle, if it is open.
   mapping(const mapping&) noexcept = default;
+  /// Lets go of this handle's file and shares that of the other one, if it is open.
   mapping& operator=(const mapping&) noexcept = default;
   /// Leaves `other` closed.
   mapping(mapping&& other) noexcept = default;
