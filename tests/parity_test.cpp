@@ -141,15 +141,18 @@ TEST_F(parity, open_ro_rw_cow) {
 //
 // Between threads and processes: mapping_test, mapping_create.or_open_by_many_*.
 TEST_F(parity, open_or_create) {
-  // The file appears when whoever looked first would have seen none.
-  faults::syscall_gate gate({SYS_openat}, [&](const auto&) {
-    if (!std::filesystem::exists(path_)) write_file(path_, "of somebody else");
+  // The file appears when whoever looked for it has found none, and is about to make it.
+  bool has_appeared = false;
+  faults::syscall_gate gate({SYS_openat}, [&](const faults::syscall_gate::call& c) {
+    const bool makes = (c.arguments[2] & (O_CREAT | (O_TMPFILE & ~O_DIRECTORY))) != 0;
+    if (makes && !std::exchange(has_appeared, true)) write_file(path_, "of somebody else");
     return faults::syscall_gate::pass;
   });
   MAPIO_SKIP_UNLESS(gate.run([&] {
     const mapping m(path_, creating(page(), disposition::open_or_create));
     EXPECT_EQ(read_all(m), "of somebody else");
   }));
+  EXPECT_TRUE(has_appeared);
 }
 
 // from_file(file, mode, path), unmap() -> File
