@@ -2,8 +2,7 @@ find_package(Doxygen QUIET)
 if(DOXYGEN_FOUND)
   set(DOXYGEN_PROJECT_NAME mapio)
   set(DOXYGEN_EXCLUDE_SYMBOLS "mapio::detail" "mapio::detail::*" "std::*")
-  # The links within that page lead nowhere before Doxygen 1.10.
-  set(DOXYGEN_EXCLUDE_PATTERNS "*/mapio/detail/*" "*/coming-from-mmap-io.md")
+  set(DOXYGEN_EXCLUDE_PATTERNS "*/mapio/detail/*")
   # The inline namespace would be part of every name, and hide the one that symbols are excluded by.
   set(DOXYGEN_MACRO_EXPANSION YES)
   set(DOXYGEN_EXPAND_ONLY_PREDEF YES)
