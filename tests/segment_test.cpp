@@ -116,6 +116,7 @@ std::vector<whole_verb> whole_verbs() {
   return {
       {"chunks", [](segment& s) { s.chunks(1000); },
        [](segment& s, code& ec) { s.chunks(1000, ec); }},
+      {"pages", [](segment& s) { s.pages(); }, [](segment& s, code& ec) { s.pages(ec); }},
       {"mutable_chunks", [](segment& s) { s.mutable_chunks(1000); },
        [](segment& s, code& ec) { s.mutable_chunks(1000, ec); }, true},
       {"flush", [](segment& s) { s.flush(); }, [](segment& s, code& ec) { s.flush(ec); }},
@@ -248,6 +249,35 @@ TEST_F(segment_test, is_handed_out_in_chunks) {
   EXPECT_EQ(code_of([&] { s.mutable_chunks(0); }), std::errc::invalid_argument);
 }
 
+TEST_F(segment_test, has_pages_that_are_counted_from_its_own_start) {
+  const std::string bytes = pattern(4 * page());
+  mapping m = file_of(bytes);
+  const segment s = m.slice(page() + 10, 2 * page() + 1);
+  std::string joined;
+  std::vector<std::uint64_t> offsets;
+  for (const region& each : s.pages()) {
+    joined += each.text();
+    offsets.push_back(each.offset());
+  }
+  EXPECT_TRUE(same(joined, bytes.substr(page() + 10, 2 * page() + 1)));
+  EXPECT_EQ(offsets, (std::vector<std::uint64_t>{page() + 10, 2 * page() + 10, 3 * page() + 10}));
+  EXPECT_TRUE(m.slice(0, 0).pages().empty());
+}
+
+TEST_F(segment_test, refers_to_integers_at_offsets_from_its_own_start) {
+  mapping m = file_of(std::string(4 * page(), '\0'));
+  segment s = m.slice(page() + 8, page());
+  auto id = s.atomic<std::uint64_t>(16);
+  EXPECT_EQ(id.offset(), page() + 24);
+  id.store(7);
+  EXPECT_EQ(m.atomic<std::uint64_t>(page() + 24).load(), 7U);
+  auto slots = s.atomics<std::uint32_t>(page() - 8, 2);
+  EXPECT_EQ(slots.offset(), 2 * page());
+  slots[1].store(9);
+  EXPECT_EQ(m.atomic<std::uint32_t>(2 * page() + 4).load(), 9U);
+  EXPECT_EQ(s.slice(8, 16).atomic<std::uint64_t>(8).load(), 7U);
+}
+
 // --- bounds -------------------------------------------------------------------------------------
 
 TEST_F(segment_test, of_what_is_not_there_is_refused) {
@@ -278,6 +308,47 @@ TEST_F(segment_test, keeps_every_verb_within_its_bounds) {
   EXPECT_EQ(code_of([&] { s.flush_range(1, most); }), errc::out_of_range);
   EXPECT_EQ(code_of([&] { s.publish(1, most); }), errc::out_of_range);
   EXPECT_EQ(code_of([&] { s.slice(1, most); }), errc::out_of_range);
+}
+
+TEST_F(segment_test, keeps_integers_within_its_bounds) {
+  mapping m = file_of(pattern(8 * page()));
+  segment s = m.slice(2 * page(), page());
+  const auto expect_error = [&](std::uint64_t offset, std::size_t count, std::error_code expected) {
+    std::error_code ec;
+    EXPECT_EQ(s.atomics<std::uint64_t>(offset, count, ec).size(), expected ? 0 : count);
+    EXPECT_EQ(ec, expected) << offset << ' ' << count;
+    EXPECT_EQ(code_of([&] { s.atomics<std::uint64_t>(offset, count); }), expected);
+    if (count != 1) return;
+    EXPECT_EQ(s.atomic<std::uint64_t>(offset, ec).empty(), static_cast<bool>(expected));
+    EXPECT_EQ(ec, expected) << offset;
+    EXPECT_EQ(code_of([&] { s.atomic<std::uint64_t>(offset); }), expected);
+  };
+  expect_error(0, page() / 8, {});
+  expect_error(page() - 8, 1, {});
+  expect_error(page(), 0, {});
+  expect_error(page(), 1, errc::out_of_range);
+  expect_error(page() - 8, 2, errc::out_of_range);
+  expect_error(page() + 8, 0, errc::out_of_range);
+  expect_error(0, page() / 8 + 1, errc::out_of_range);
+  expect_error(most - 7, 1, errc::out_of_range);
+  expect_error(most - 2 * page() + 1, 1, errc::out_of_range);
+  expect_error(0, most / 8, errc::out_of_range);
+  expect_error(0, most / 8 + 1, errc::out_of_range);  // whose bytes overflow to none
+  expect_error(0, most / 8 + 2, errc::out_of_range);
+  expect_error(4, 1, errc::misaligned);
+  expect_error(4, 0, errc::misaligned);
+  expect_error(page() + 4, 1, errc::misaligned);  // as of the whole file
+  expect_error(most, 1, errc::misaligned);
+}
+
+TEST_F(segment_test, refers_to_integers_that_are_aligned_in_the_file) {
+  mapping m = file_of(pattern(4 * page()));
+  segment s = m.slice(page() + 4, page());
+  EXPECT_EQ(code_of([&] { s.atomic<std::uint64_t>(0); }), errc::misaligned);
+  EXPECT_EQ(s.atomic<std::uint64_t>(4).offset(), page() + 8);
+  EXPECT_EQ(s.atomic<std::uint32_t>(0).offset(), page() + 4);
+  // The last one that the file has there is not all within the segment.
+  EXPECT_EQ(code_of([&] { s.atomic<std::uint64_t>(page() - 4); }), errc::out_of_range);
 }
 
 TEST_F(segment_test, takes_what_lies_just_within_its_bounds) {
@@ -320,6 +391,8 @@ TEST_F(segment_test, is_out_of_range_where_the_file_was_cut) {
   expect_error_of_every_verb(s, 0, page(), {});
   for (const whole_verb& verb : whole_verbs())
     EXPECT_EQ(error_of(verb, s), errc::out_of_range) << verb.name;
+  EXPECT_EQ(code_of([&] { s.atomic<std::uint64_t>(page()); }), errc::out_of_range);
+  EXPECT_FALSE(code_of([&] { s.atomics<std::uint64_t>(0, page() / 8); }));
   m.resize(3 * page());
   expect_error_of_every_verb(s, 0, 1, errc::out_of_range);
   expect_error_of_every_verb(s, 0, 0, errc::out_of_range);
@@ -331,9 +404,26 @@ TEST_F(segment_test, works_again_when_the_file_has_grown_again) {
   segment s = m.slice(4 * page(), page());
   m.resize(page());
   m.resize(8 * page());
+  expect_error_of_every_verb(s, 0, page(), {});
+  expect_error_of_every_verb(s, 0, page() + 1, errc::out_of_range);
+  for (const whole_verb& verb : whole_verbs())
+    EXPECT_EQ(error_of(verb, s), std::error_code()) << verb.name;
+  EXPECT_EQ(s.atomic<std::uint64_t>(0).offset(), 4 * page());
   s.update_region(0, asio::buffer("x", 1));
   EXPECT_EQ(s.view(0, 1).text(), "x");
   EXPECT_EQ(m.view(4 * page(), 1).text(), "x");
+}
+
+TEST_F(segment_test, sees_what_somebody_else_cut_once_the_file_knows_of_it) {
+  mapping m = file_of(pattern(8 * page()));
+  segment s = m.slice(4 * page(), 2 * page());
+  support::truncate_file(path_, 5 * page());
+  EXPECT_EQ(m.refresh(), 5 * page());
+  expect_error_of_every_verb(s, 0, page() + 1, errc::out_of_range);
+  expect_error_of_every_verb(s, 0, page(), {});
+  support::truncate_file(path_, 6 * page());
+  EXPECT_EQ(m.refresh(), 6 * page());
+  expect_error_of_every_verb(s, 0, 2 * page(), {});
 }
 
 TEST_F(segment_test, follows_a_file_that_moves) {
@@ -374,6 +464,8 @@ TEST_F(segment_test, without_a_file_is_not_open) {
     EXPECT_EQ(each->offset(), 0U);
     expect_error_of_every_verb(*each, 0, 0, errc::not_open);
     expect_error_of_every_verb(*each, 0, 1, errc::not_open);
+    EXPECT_EQ(code_of([&] { each->atomic<std::uint64_t>(0); }), errc::not_open);
+    EXPECT_EQ(code_of([&] { each->atomics<std::uint64_t>(1, 0); }), errc::not_open);
     for (const whole_verb& verb : whole_verbs())
       EXPECT_EQ(error_of(verb, *each), errc::not_open) << verb.name;
   }
@@ -388,6 +480,14 @@ TEST_F(segment_test, keeps_the_file_open_as_any_copy_of_the_mapping_does) {
   }
   EXPECT_TRUE(s.is_open());
   EXPECT_EQ(s.view(0, 5).text(), "23456");
+}
+
+TEST_F(segment_test, refers_to_integers_of_a_file_for_reading_to_read_them) {
+  mapping m = file_of(std::string(page(), '\0'), support::read_only());
+  segment s = m.slice(8, 8);
+  const auto word = s.atomic<std::uint64_t>(0);
+  EXPECT_EQ(word.load(), 0U);
+  EXPECT_EQ(code_of([&] { word.store(1); }), errc::read_only);
 }
 
 TEST_F(segment_test, of_a_private_mapping_stays_private) {

@@ -1,6 +1,7 @@
 #ifndef MAPIO_SEGMENT_HPP
 #define MAPIO_SEGMENT_HPP
 
+#include <mapio/atomic.hpp>
 #include <mapio/detail/config.hpp>
 #include <mapio/mapping.hpp>
 #include <mapio/options.hpp>
@@ -10,7 +11,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <system_error>
 #include <utility>
 
@@ -23,6 +23,9 @@ MAPIO_NAMESPACE_BEGIN
 /// there. It is checked against the file with every call: after the file was cut, what is left of
 /// the segment works as before, and what reaches beyond the end of the file is errc::out_of_range,
 /// until the file has grown again. The verbs that take no range are about the whole segment.
+///
+/// A window has no size to change: resize() and refresh() are the file's, as are its counters and
+/// its flush error; map() has them.
 ///
 /// Every call has the errors of the verb of mapping that it is named after, errc::not_open for one
 /// that was made without a file, was moved from, or whose file is closed.
@@ -119,6 +122,15 @@ class segment {
   mutable_chunk_range mutable_chunks(std::size_t bytes, std::error_code& error) {
     return map_.mutable_cut(false, offset_, length_, bytes, error);
   }
+
+  /// Cuts the segment into chunks of page_size() bytes, from its own start on; see chunks(). They
+  /// are pages of the file where that start is a multiple of page_size().
+  ///
+  /// @par Example
+  ///   for (const mapio::region& page : s.pages()) index(page.offset(), page.bytes());
+  chunk_range pages() const { return chunks(page_size()); }
+  /// Makes the range without throwing; it is empty on error.
+  chunk_range pages(std::error_code& error) const { return chunks(page_size(), error); }
 
   /// Makes a segment of a part of this one; it has the bounds that it is given, within these.
   ///
@@ -289,17 +301,51 @@ class segment {
     map_.publish(in_file(offset, length), length, error);
   }
 
+  /// Refers to the integer at `offset`, for atomic operations by threads and processes at once; see
+  /// mapping::atomic(). The view's own offset is that in the file, and what has to be a multiple of
+  /// sizeof(T).
+  ///
+  /// @tparam T  An integer of 4 or 8 bytes.
+  /// @par Example
+  ///   std::uint64_t id = s.atomic<std::uint64_t>(0).fetch_add(1);
+  template <atomic_word T>
+  atomic_view<T> atomic(std::uint64_t offset) {
+    return map_.atomic<T>(in_file(offset, sizeof(T)));
+  }
+  /// Refers without throwing; returns an empty view on error.
+  template <atomic_word T>
+  atomic_view<T> atomic(std::uint64_t offset, std::error_code& error) {
+    return map_.atomic<T>(in_file(offset, sizeof(T)), error);
+  }
+
+  /// Refers to `count` integers from `offset` on, side by side; see mapping::atomics(), and
+  /// atomic() for what has to be aligned.
+  ///
+  /// @tparam T  An integer of 4 or 8 bytes.
+  /// @par Example
+  ///   auto slots = s.atomics<std::uint32_t>(0, 1024);
+  template <atomic_word T>
+  atomic_span<T> atomics(std::uint64_t offset, std::size_t count) {
+    // Where the product overflows, the count is too many for any file.
+    return map_.atomics<T>(in_file(offset, count * sizeof(T)), count);
+  }
+  /// Refers without throwing; returns an empty span on error.
+  template <atomic_word T>
+  atomic_span<T> atomics(std::uint64_t offset, std::size_t count, std::error_code& error) {
+    return map_.atomics<T>(in_file(offset, count * sizeof(T)), count, error);
+  }
+
  private:
   friend class mapping;
   segment(const mapping& map, std::uint64_t offset, std::uint64_t length) noexcept
       : map_(map), offset_(offset), length_(length) {}
 
-  // Where the file has what is at `offset` here; nowhere if that is not all within the segment. The
-  // verb then finds out what is wrong, in its own order.
+  // Where the file has what is at `offset` here; nowhere, but as aligned, if that is not all within
+  // the segment. The verb then finds out what is wrong, in its own order.
   std::uint64_t in_file(std::uint64_t offset, std::uint64_t length) const noexcept {
-    return offset <= length_ && length <= length_ - offset
-               ? offset_ + offset
-               : std::numeric_limits<std::uint64_t>::max();
+    constexpr std::uint64_t nowhere = ~std::uint64_t{7};
+    const bool is_within = offset <= length_ && length <= length_ - offset;
+    return is_within ? offset_ + offset : nowhere | (offset_ + offset);
   }
 
   mapping map_;
