@@ -105,7 +105,8 @@ auto initiate_without_file(const Executor& ex, Token&& token, Arguments&& argume
 ///   is an error.
 /// @par Errors
 ///   std::errc::is_a_directory: either path is one; std::errc::no_such_device: either is neither a
-///   file nor a directory; std::errc::invalid_argument: both are the same file;
+///   file nor a directory; std::errc::invalid_argument: both are the same file, or
+///   either path has a NUL within;
 ///   std::errc::file_exists; errc::page_fault: the source was truncated meanwhile. Else the OS
 ///   code, e.g. std::errc::no_space_on_device. With durable, an error of the last sync comes when
 ///   the copy is in its place already, and not durable.
@@ -154,7 +155,8 @@ requires(!std::same_as<std::decay_t<Token>, copy_file_options>) auto copy_file(
 /// @par Completion signature
 ///   void(std::error_code)
 /// @par Errors
-///   std::errc::no_such_file_or_directory, std::errc::is_a_directory, else the OS code.
+///   std::errc::no_such_file_or_directory, std::errc::is_a_directory, std::errc::invalid_argument
+///   for a path with a NUL within, else the OS code.
 /// @par Cancellation
 ///   terminal, partial, total; queued only.
 /// @par Thread safety

@@ -123,7 +123,7 @@ class basic_mapped_file {
   bool is_open() const noexcept { return map().is_open(); }
   /// Returns the access it was opened with; read_only when closed.
   access mode() const noexcept { return map().mode(); }
-  /// Returns the path given to open; empty when closed or adopted.
+  /// Returns the path given to open; empty when closed or adopted. See mapping::path().
   std::filesystem::path path() const { return map().path(); }
   /// Returns the bytes of the pages that were written and not yet covered by a started sync.
   std::uint64_t pending_bytes() const noexcept { return map().pending_bytes(); }
@@ -136,7 +136,8 @@ class basic_mapped_file {
   /// Opens and maps a regular file, off the loop.
   ///
   /// At completion every copy of this handle sees it open. A file that was open before is let go
-  /// of, as by destroying a handle.
+  /// of, as by destroying a handle. Until then close() is about that one; of several opens under
+  /// way at once, the one that completes last is what stays open.
   ///
   /// @param path     Stored; a relative one counts from the working directory at the time of the
   /// call to the OS.
@@ -210,8 +211,9 @@ class basic_mapped_file {
   ///   errc::read_only, errc::out_of_range, errc::not_open and, with a policy other than manual on
   ///   a poisoned file, errc::flush_failed write nothing. errc::page_fault: the file was truncated
   ///   by somebody else, or cannot be written there. Else the OS code, e.g.
-  ///   std::errc::no_space_on_device. With flush_policy::always also those of flush_range(): the
-  ///   bytes are written, and not durable.
+  ///   std::errc::no_space_on_device, and with write_path::file std::errc::file_too_large beyond
+  ///   RLIMIT_FSIZE, which is no limit for stores. With flush_policy::always also those of
+  ///   flush_range(): the bytes are written, and not durable.
   /// @par Cancellation
   ///   terminal, partial; total while queued. Reports the bytes done.
   /// @par Example
@@ -339,8 +341,8 @@ class basic_mapped_file {
   ///   void(std::error_code)
   /// @par Errors
   ///   errc::read_only, errc::unsupported (copy-on-write), errc::not_open,
-  ///   std::errc::file_too_large, std::errc::no_space_on_device, else the OS code. After an error
-  ///   the size is what it was.
+  ///   std::errc::file_too_large (also beyond RLIMIT_FSIZE; no SIGXFSZ is raised),
+  ///   std::errc::no_space_on_device, else the OS code. After an error the size is what it was.
   /// @par Cancellation
   ///   terminal, partial, total while it waits for its turn or for regions; the size is then what
   ///   it was.

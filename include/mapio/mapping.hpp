@@ -3,6 +3,7 @@
 
 #include <mapio/atomic.hpp>
 #include <mapio/detail/config.hpp>
+#include <mapio/detail/total_bytes.hpp>
 #include <mapio/error.hpp>
 #include <mapio/options.hpp>
 #include <mapio/region.hpp>
@@ -118,8 +119,9 @@ class mapping {
   ///
   /// @par Errors
   ///   errc::unsupported for a handle in append mode; EACCES where it was not opened for what
-  ///   `mode` needs; as open() for what is not a regular file, and for what prefault::eager cannot
-  ///   bring in. After an error the handle is still the caller's.
+  ///   `mode` needs; EBADF for what is no handle, or can only be named (O_PATH); as open() for what
+  ///   is not a regular file, and for what prefault::eager cannot bring in. After an error the
+  ///   handle is still the caller's.
   /// @par Example
   ///   auto m = mapio::mapping::adopt(fd, {.mode = mapio::access::read_write});
   static mapping adopt(native_handle_type handle, const open_options& options) {
@@ -156,9 +158,11 @@ class mapping {
   /// @par Errors
   ///   The OS code of the call that failed; std::errc::is_a_directory; std::errc::no_such_device
   ///   for what cannot be mapped (FIFO, socket, device); std::errc::invalid_argument for options
-  ///   that contradict each other; std::errc::file_too_large; with prefault::eager those of
-  ///   prefetch(). After an error this handle is closed,
-  ///   a file that existed has its content and size, and a file that this call created is gone.
+  ///   that contradict each other, and for a path with a NUL within; std::errc::file_too_large for
+  ///   sizes beyond any address space, the file system's maximum or RLIMIT_FSIZE;
+  ///   std::errc::not_enough_memory where there is no room to map the file; with prefault::eager
+  ///   those of prefetch(). After an error this handle is closed, a file that existed has its
+  ///   content and size, and a file that this call created is gone.
   /// @par Example
   ///   m.open("data", {.mode = mapio::access::read_write});
   void open(const std::filesystem::path& path, const open_options& options = {}) {
@@ -198,7 +202,8 @@ class mapping {
   MAPIO_DECL std::uint64_t capacity() const noexcept;
   /// Returns the access it was opened with; read_only when closed.
   MAPIO_DECL access mode() const noexcept;
-  /// Returns the path given to open; empty when closed or adopted.
+  /// Returns the path given to open; empty when closed or adopted. The mapping is of the file that
+  /// had that name then: it follows no rename, and what has the name since is another file.
   MAPIO_DECL std::filesystem::path path() const;
   /// Returns the flush policy it was opened with.
   MAPIO_DECL flush_policy policy() const noexcept;
@@ -317,8 +322,9 @@ class mapping {
   /// @par Errors
   ///   errc::read_only, errc::out_of_range, errc::not_open and, with a policy other than manual on
   ///   a poisoned file, errc::flush_failed store nothing. errc::page_fault: the file was truncated
-  ///   by somebody else or cannot be written there (a full disk under a hole); whole pages up to
-  ///   the fault are stored, and the error_code overload returns their bytes. With
+  ///   by somebody else or cannot be written there (a full disk under a hole; with write_path::file
+  ///   also beyond RLIMIT_FSIZE, which is no limit for stores); whole pages up to the fault are
+  ///   stored, and the error_code overload returns their bytes. With
   ///   flush_policy::always also those of flush_range(): the bytes are stored, and not durable.
   /// @par Example
   ///   m.update_region(128, asio::buffer(record));
@@ -421,8 +427,8 @@ class mapping {
   /// @par Errors
   ///   errc::pinned: a region reaches into the part to be cut, or any region lives and the mapping
   ///   would have to move; errc::read_only, errc::unsupported (copy-on-write), errc::not_open,
-  ///   std::errc::file_too_large, std::errc::no_space_on_device; else the OS code. After an error
-  ///   the size is what it was.
+  ///   std::errc::file_too_large (also beyond RLIMIT_FSIZE; no SIGXFSZ is raised),
+  ///   std::errc::no_space_on_device; else the OS code. After an error the size is what it was.
   /// @par Example
   ///   m.resize(m.size() + (1 << 20));
   void resize(std::uint64_t new_size) {
@@ -750,7 +756,9 @@ class mapping {
     if (it == end) return (this->*copy)(offset, Buffer(), why);
     const Buffer first(*it);
     if (++it == end) return (this->*copy)(offset, first, why);
-    why = check(offset, asio::buffer_size(buffers));
+    // What is refused whatever its range comes first, as it does for one buffer.
+    (this->*copy)(offset, Buffer(), why);
+    if (!detail::is_failure(why)) why = check(offset, detail::total_bytes(buffers));
     if (why != detail::no_failure) return 0;
     std::size_t done = (this->*copy)(offset, first, why);
     for (; !detail::is_failure(why) && it != end; ++it)

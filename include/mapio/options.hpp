@@ -21,10 +21,10 @@ enum class access {
 enum class disposition {
   open_existing,   ///< Fails with ENOENT if there is no file.
   open_or_create,  ///< Creates the file if there is none, without a race between the check and the
-                   ///< creation.
+                   ///< creation. A symbolic link to no file creates the one that it names.
   create_new,      ///< Fails with EEXIST if there is a file.
   create_or_truncate,  ///< Leaves a file of open_options::size zero bytes, whatever was there
-                       ///< before.
+                       ///< before. Begins as open_or_create does.
 };
 
 /// Says what a flush promises.
@@ -127,7 +127,8 @@ class flush_policy {
 /// Collects what open and create can be told; the defaults open an existing file for reading.
 ///
 /// Only read_write goes with a disposition that may create a file; another combination is
-/// std::errc::invalid_argument.
+/// std::errc::invalid_argument. What is only of use for writing (`size`, `reserve`, `policy`,
+/// `writes`, `preallocate`, `announce`, `permissions`) has no effect on the other modes.
 ///
 /// @par Example
 ///   mapio::mapping log{"log", {.mode = mapio::access::read_write,
@@ -140,7 +141,9 @@ struct open_options {
   /// Bytes of the file when this call creates it; 0 is fine. Ignored for a file that exists and is
   /// kept.
   std::uint64_t size = 0;
-  /// Bytes of address space to reserve for growth; 0 chooses (see docs/guarantees.md).
+  /// Bytes of address space to reserve for growth; 0 chooses (see docs/guarantees.md). A wish: less
+  /// than the size of the file counts as that, and where there is not as much, it is less. More
+  /// than 2^47 is std::errc::file_too_large.
   std::uint64_t reserve = 0;
   /// When writes become durable without an explicit flush.
   flush_policy policy = flush_policy::manual();
@@ -162,7 +165,8 @@ struct open_options {
   bool huge_pages = false;
   /// false: a symbolic link as the last component of the path is an error (ELOOP).
   bool follow_symlinks = true;
-  /// Permissions of a file that this call creates; the umask applies.
+  /// Permissions of a file that this call creates; the umask applies. Those to read, write and
+  /// execute; others are std::errc::invalid_argument.
   std::filesystem::perms permissions =
       std::filesystem::perms::owner_read | std::filesystem::perms::owner_write;
 };

@@ -3,11 +3,10 @@
 
 #include <mapio/atomic.hpp>
 #include <mapio/detail/config.hpp>
+#include <mapio/detail/total_bytes.hpp>
 #include <mapio/mapping.hpp>
 #include <mapio/options.hpp>
 #include <mapio/region.hpp>
-
-#include <asio/buffer.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -152,13 +151,13 @@ class segment {
   ///   s.update_region(0, asio::buffer(record));
   template <class ConstBufferSequence>
   std::size_t update_region(std::uint64_t offset, const ConstBufferSequence& buffers) {
-    return map_.update_region(in_file(offset, asio::buffer_size(buffers)), buffers);
+    return map_.update_region(in_file(offset, detail::total_bytes(buffers)), buffers);
   }
   /// Updates without throwing.
   template <class ConstBufferSequence>
   std::size_t update_region(std::uint64_t offset, const ConstBufferSequence& buffers,
                             std::error_code& error) {
-    return map_.update_region(in_file(offset, asio::buffer_size(buffers)), buffers, error);
+    return map_.update_region(in_file(offset, detail::total_bytes(buffers)), buffers, error);
   }
 
   /// Copies from `offset` on into `buffers`; see mapping::read_into().
@@ -167,13 +166,13 @@ class segment {
   ///   s.read_into(0, asio::buffer(record));
   template <class MutableBufferSequence>
   std::size_t read_into(std::uint64_t offset, const MutableBufferSequence& buffers) const {
-    return map_.read_into(in_file(offset, asio::buffer_size(buffers)), buffers);
+    return map_.read_into(in_file(offset, detail::total_bytes(buffers)), buffers);
   }
   /// Reads without throwing.
   template <class MutableBufferSequence>
   std::size_t read_into(std::uint64_t offset, const MutableBufferSequence& buffers,
                         std::error_code& error) const {
-    return map_.read_into(in_file(offset, asio::buffer_size(buffers)), buffers, error);
+    return map_.read_into(in_file(offset, detail::total_bytes(buffers)), buffers, error);
   }
 
   /// Makes everything written to the segment so far survive power loss; see flush_range().

@@ -54,11 +54,21 @@ std::uint64_t page_ceil(std::uint64_t offset) noexcept {
   return page_floor(offset + page_size() - 1);
 }
 
-std::error_code check_options(const open_options& options) noexcept {
-  if (options.mode != access::read_write && options.create != disposition::open_existing)
+// Of those that say how the file is opened.
+std::error_code check_opening(const open_options& options) noexcept {
+  constexpr auto known = std::filesystem::perms::all;
+  if (options.create > disposition::create_or_truncate ||
+      (options.mode != access::read_write && options.create != disposition::open_existing) ||
+      (options.permissions | known) != known)
     return make_error_code(std::errc::invalid_argument);
-  if (options.size > largest_size || options.reserve > largest_size)
-    return make_error_code(std::errc::file_too_large);
+  return options.size > largest_size ? make_error_code(std::errc::file_too_large)
+                                     : std::error_code();
+}
+
+// Of those that say what becomes of it then.
+std::error_code check_mapping(const open_options& options) noexcept {
+  if (options.mode > access::copy_on_write) return make_error_code(std::errc::invalid_argument);
+  if (options.reserve > largest_size) return make_error_code(std::errc::file_too_large);
   using trigger = flush_policy::trigger;
   const trigger kind = options.policy.kind();
   if (kind != trigger::manual && kind != trigger::always && options.policy.threshold() == 0)
@@ -82,6 +92,7 @@ std::uint64_t wanted_capacity(const open_options& options, std::uint64_t size,
 // Takes less where the address space is limited, down to the size itself.
 std::error_code map_at_most(native_handle_type file, const open_options& options,
                             std::uint64_t size, std::uint64_t capacity, extent*& result) noexcept {
+  if (size > largest_size) return make_error_code(std::errc::file_too_large);
   for (;;) {
     const std::error_code error = extent::make(file, options.mode, size, capacity, result);
     if (!error) break;
@@ -118,7 +129,7 @@ file_state::file_state(const std::filesystem::path& path, const open_options& op
           (options.writes == write_path::file ||
            (options.writes == write_path::automatic && file.medium == mapio::medium::local))),
       directory_error_(file.directory_error), file_(nullptr), current_(&mapped), size_(file.size),
-      flushes_(*this, mutex_, !file.created,
+      flushes_(*this, mutex_, file.created.empty(),
                file.directory != platform::no_handle || file.directory_error, file.size) {
   file_ = new shared_handle(file.file);
   if (options.mode == access::read_write) {
@@ -153,10 +164,15 @@ file_state::~file_state() {
 
 std::error_code file_state::open(const std::filesystem::path& path, const open_options& options,
                                  std::shared_ptr<file_state>& result) noexcept try {
-  if (std::error_code error = check_options(options)) return error;
+  if (std::error_code error = check_opening(options)) return error;
+  if (std::error_code error = check_mapping(options)) return error;
   platform::guard_faults();
   platform::opened_file file;
   if (std::error_code error = platform::open(path, options, file)) return error;
+  const bool starts_over =
+      options.create == disposition::create_or_truncate && file.created.empty();
+  const std::uint64_t old_size = file.size;
+  if (starts_over) file.size = options.size;
   extent* mapped = nullptr;
   std::error_code error = map_at_most(file.file, options, file.size,
                                       wanted_capacity(options, file.size, file.fixed_size), mapped);
@@ -173,17 +189,19 @@ std::error_code file_state::open(const std::filesystem::path& path, const open_o
     platform::close(file.file);
     if (file.directory != platform::no_handle) platform::close(file.directory);
     std::error_code ignored;
-    if (file.created) std::filesystem::remove(path, ignored);
+    if (!file.created.empty()) std::filesystem::remove(file.created, ignored);
     return error;
   }
   mapped->notify_on_drop(result);
-  if (std::error_code late = result->get_ready()) {
+  // When everything else is certain that can fail.
+  if (starts_over) error = platform::start_over(file.file, old_size, options);
+  if (!error) error = result->get_ready();
+  if (error) {
     result.reset();
     std::error_code ignored;
-    if (file.created) std::filesystem::remove(path, ignored);
-    return late;
+    if (!file.created.empty()) std::filesystem::remove(file.created, ignored);
   }
-  return {};
+  return error;
 } catch (const std::system_error& e) {
   return e.code();
 } catch (...) {
@@ -192,7 +210,7 @@ std::error_code file_state::open(const std::filesystem::path& path, const open_o
 
 std::error_code file_state::adopt(native_handle_type handle, const open_options& options,
                                   std::shared_ptr<file_state>& result) noexcept try {
-  if (std::error_code error = check_options(options)) return error;
+  if (std::error_code error = check_mapping(options)) return error;
   platform::guard_faults();
   platform::opened_file file;
   if (std::error_code error = platform::inspect(handle, options, file)) return error;
@@ -1050,12 +1068,12 @@ bool file_state::start_update(operation& op) noexcept {
     op.error = errc::read_only;
     return true;
   }
-  if (op.length == 0) {
-    op.error = error_of(check(op.offset, 0));
-    return true;
-  }
   if (follows_policy() && flushes_.is_poisoned()) {
     op.error = errc::flush_failed;
+    return true;
+  }
+  if (op.length == 0) {
+    op.error = error_of(check(op.offset, 0));
     return true;
   }
   const bool is_private = options_.mode == access::copy_on_write;
@@ -1066,16 +1084,11 @@ bool file_state::start_update(operation& op) noexcept {
 
   if (pin_for(op) == nullptr || !use_file(op)) return true;
   if (is_private || options_.writes == write_path::mapped) {
-    worker_stores_.fetch_add(1, std::memory_order_relaxed);
-    op.what = call::work;
-    op.work = store_all;
-    op.done = [](operation* self) noexcept {
-      if (self->dropped || self->file->end_update(*self)) finish(*self);
-    };
+    store_awaited(op);
     return submit(op);
   }
   if (worth) {
-    if (medium_ != medium::network) op.is_refused = is_cut;
+    op.is_refused = is_refused;
     worker_stores_.fetch_add(1, std::memory_order_relaxed);
     op.what = call::populate_write;
     op.at = page_floor(op.offset);
@@ -1100,6 +1113,17 @@ bool file_state::start_update(operation& op) noexcept {
   file_writes_.fetch_add(1, std::memory_order_relaxed);
   if (!fetch_for_writing(op)) write_awaited(op);
   return submit(op);
+}
+
+// A worker stores, and takes the faults.
+void file_state::store_awaited(operation& op) noexcept {
+  worker_stores_.fetch_add(1, std::memory_order_relaxed);
+  op.is_refused = nullptr;
+  op.what = call::work;
+  op.work = store_all;
+  op.done = [](operation* self) noexcept {
+    if (self->dropped || self->file->end_update(*self)) finish(*self);
+  };
 }
 
 // A write to a part of a page that is not in memory reads the page, and keeps every other write to
@@ -1132,13 +1156,20 @@ bool file_state::fetch_for_writing(operation& op) noexcept {
 }
 
 void file_state::write_awaited(operation& op) noexcept {
-  if (medium_ != medium::network) op.is_refused = is_cut;
+  op.is_refused = is_refused;
   op.failures_seen = flushes_.failures();
   op.what = call::write_file;
   op.at = op.offset;
   op.count = op.length;
   op.done = [](operation* self) noexcept {
     file_state& file = *self->file;
+    if (self->error == std::errc::file_too_large && self->transferred == 0 &&
+        file.options_.writes != write_path::file) {
+      // The limit for the size of files is below that of this one. It is none for stores.
+      self->error = {};
+      file.store_awaited(*self);
+      return self->runner->submit(*self);
+    }
     if (self->transferred != 0) {
       const std::uint64_t end = self->offset + self->transferred;
       file.mark_written(*self->range.owner(), self->offset, end, self->failures_seen);
@@ -1149,18 +1180,27 @@ void file_state::write_awaited(operation& op) noexcept {
   };
 }
 
-// A write would silently extend a file that somebody cut meanwhile; a store there is a fault. The
-// look costs as much as half the update around it, so one does for all that is submitted at once.
-bool file_state::is_cut(operation* op, std::uint64_t batch) noexcept {
+// A write would silently extend a file that somebody cut meanwhile; a store there is a fault. One
+// beyond the process's limit would end the process. The looks cost as much as half the update
+// around them, so one of each does for all that is submitted at once.
+bool file_state::is_refused(operation* op, std::uint64_t batch) noexcept {
   file_state& file = *op->file;
+  const std::uint64_t end = op->offset + op->length;
   {
-    // Another ring's look must not come between this one's and its use.
-    std::lock_guard lock(file.real_size_mutex_);
-    if (batch == 0 || file.real_size_batch_ != batch) {
-      if (platform::file_size(op->handle, file.real_size_)) return false;
-      file.real_size_batch_ = batch;
+    // Another ring's looks must not come between this one's and their use.
+    std::lock_guard lock(file.refusal_mutex_);
+    if (batch == 0 || file.refusal_batch_ != batch) {
+      // What the server of a network has is not known here.
+      if (file.medium_ == medium::network || platform::file_size(op->handle, file.real_size_))
+        file.real_size_ = no_end;
+      file.largest_file_ = platform::largest_file();
+      file.refusal_batch_ = batch;
     }
-    if (file.real_size_ >= op->offset + op->length) return false;
+    if (op->what == call::write_file && end > file.largest_file_) {
+      op->error = make_error_code(std::errc::file_too_large);
+      return true;
+    }
+    if (end <= file.real_size_) return false;
   }
   file.page_faults_.fetch_add(1, std::memory_order_relaxed);
   op->error = errc::page_fault;
@@ -1602,6 +1642,8 @@ void file_state::grow(operation& op) noexcept {
   const std::uint64_t size = size_.load(std::memory_order_relaxed);
   extent* const e = mapped();
   if (e == nullptr) return end_resize(op, errc::not_open);
+  if (op.length > platform::largest_file())
+    return end_resize(op, make_error_code(std::errc::file_too_large));
   op.step = growing;
   op.what = options_.preallocate ? call::allocate : call::truncate;
   op.at = options_.preallocate ? size : op.length;

@@ -150,7 +150,8 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   bool start_update(operation& op) noexcept;
   bool fetch_for_writing(operation& op) noexcept;
   void write_awaited(operation& op) noexcept;
-  static bool is_cut(operation* op, std::uint64_t batch) noexcept;
+  void store_awaited(operation& op) noexcept;
+  static bool is_refused(operation* op, std::uint64_t batch) noexcept;
   bool start_read(operation& op) noexcept;
   bool start_prefetch(operation& op) noexcept;
   bool start_lock_change(operation& op) noexcept;
@@ -255,9 +256,10 @@ class file_state final : public std::enable_shared_from_this<file_state> {
 
   std::atomic<std::uint64_t> stores_{0};
   std::atomic<std::uint64_t> worker_stores_{0};
-  std::mutex real_size_mutex_;
-  std::uint64_t real_size_ = 0;        // as the OS told last,
-  std::uint64_t real_size_batch_ = 0;  // for this batch of calls
+  std::mutex refusal_mutex_;
+  std::uint64_t real_size_ = 0;      // as the OS told last,
+  std::uint64_t largest_file_ = 0;   // as is how far a write may go,
+  std::uint64_t refusal_batch_ = 0;  // for this batch of calls
   std::atomic<std::uint64_t> file_writes_{0};
   std::atomic<std::uint64_t> reads_at_once_{0};
   std::atomic<std::uint64_t> reads_off_loop_{0};

@@ -267,6 +267,7 @@ file_stats mapping::stats() const noexcept {
 }
 
 std::size_t guarded_copy(void* destination, const void* source, std::size_t n) noexcept {
+  if (n == 0) return 0;  // from or to nowhere, perhaps
   try {
     detail::platform::guard_faults();
   } catch (...) {

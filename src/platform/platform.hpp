@@ -26,20 +26,27 @@ struct opened_file {
   bool zeroes_tail =
       false;                // growth zeroes what was stored behind the old end, on this file system
   bool fixed_size = false;  // nothing can be mapped beyond the end (hugetlbfs)
-  bool hides_residency = false;  // resident() would say yes to everything
-  bool created = false;          // by open(), which removes it again when the caller says so
+  bool hides_residency = false;   // resident() would say yes to everything
+  std::filesystem::path created;  // the name under which open() created it; none: it was there
 };
 
-/// Opens or creates a regular file and gives it its size; after an error nothing is left open or
-/// created.
+/// Opens a regular file as it is, or creates it and gives it its size; after an error nothing is
+/// left open or created.
 std::error_code open(const std::filesystem::path& path, const open_options& options,
                      opened_file& result);
+/// Gives a file that was there, and is to begin anew, options.size zero bytes; after an error it
+/// has what it had.
+std::error_code start_over(native_handle_type file, std::uint64_t old_size,
+                           const open_options& options) noexcept;
 /// Looks at a file that is open already; does not close it on error.
 std::error_code inspect(native_handle_type file, const open_options& options, opened_file& result);
 /// Opens the same file once more, as an open file description of its own: the OS tells each of them
 /// of a failed write-back. no_handle where that is not to be had.
 native_handle_type open_again(native_handle_type file) noexcept;
 void close(native_handle_type handle) noexcept;
+/// Returns how large this process may make a file (RLIMIT_FSIZE). Who goes on gets a signal besides
+/// the error, and dies of it.
+std::uint64_t largest_file() noexcept;
 /// Looks at the size that the kernel has in memory; never waits.
 std::error_code file_size(native_handle_type file, std::uint64_t& size) noexcept;
 /// Looks at the size that the file has now, wherever it is; may wait.

@@ -53,12 +53,9 @@ auto retry_interrupted(Call call) noexcept {
   }
 }
 
-/// Tells whether a file may not reach that far (RLIMIT_FSIZE). Who tries gets a signal besides the
-/// error, and dies of it.
+/// Tells whether a file may not reach that far.
 bool exceeds_limit(std::uint64_t end) noexcept {
-  struct rlimit limit {};
-  return ::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
-         end > limit.rlim_cur;
+  return end > largest_file();
 }
 
 std::error_code too_large() noexcept {
@@ -75,6 +72,12 @@ int open_flags(const open_options& options) noexcept {
   flags |= options.mode == access::read_write ? O_RDWR : O_RDONLY;
   if (!options.follow_symlinks) flags |= O_NOFOLLOW;
   return flags;
+}
+
+/// The OS would take the name to end there, and find another file.
+std::error_code check_path(const std::filesystem::path& path) noexcept {
+  return path.native().find('\0') == std::string::npos ? std::error_code()
+                                                       : error_of(std::errc::invalid_argument);
 }
 
 int open_file(const char* path, int flags, mode_t permissions = 0) noexcept {
@@ -149,22 +152,45 @@ std::error_code create_file(const std::filesystem::path& path, int flags,
   return error;
 }
 
+/// Follows symbolic links to the name of a file, or to none: a dangling link names a file that can
+/// be created.
+std::error_code find_place(const std::filesystem::path& to, bool follow_symlinks,
+                           std::filesystem::path& place, struct stat& status, bool& exists) {
+  constexpr int most_links = 40;  // the kernel's own limit
+  if (to.empty()) return error_of(std::errc::no_such_file_or_directory);
+  // The working directory may be another one when the copy ends.
+  std::error_code error;
+  place = std::filesystem::absolute(to, error);
+  for (int links = 0; !error && links < most_links; ++links) {
+    exists = ::lstat(place.c_str(), &status) == 0;
+    if (!exists) return errno == ENOENT ? std::error_code() : last_error();
+    if (!S_ISLNK(status.st_mode)) return {};
+    if (!follow_symlinks) break;
+    const std::filesystem::path next = std::filesystem::read_symlink(place, error);
+    place = place.parent_path() / next;
+  }
+  return error ? error : error_of(std::errc::too_many_symbolic_link_levels);
+}
+
 /// Opens, or creates, without a moment in between in which somebody else could do the same.
 std::error_code open_or_create(const std::filesystem::path& path, int flags,
-                               const open_options& options, int& file, bool& created) {
+                               const open_options& options, int& file,
+                               std::filesystem::path& created) {
+  std::filesystem::path place = path;
   // A file that comes and goes between the two calls is tried again, but not for ever.
   for (int tries = 0; tries < 100; ++tries) {
     file = open_file(path.c_str(), flags);
     if (file >= 0 || errno != ENOENT) return file >= 0 ? std::error_code() : last_error();
-    const std::error_code error = create_file(path, flags, options, file);
-    created = !error;
+    std::error_code error = create_file(place, flags, options, file);
+    if (!error) created = place;
     if (error != std::errc::file_exists) return error;
+    // A dangling symbolic link is there for O_EXCL and is not for a plain open.
+    struct stat status {};
+    bool exists = false;
+    error = find_place(path, options.follow_symlinks, place, status, exists);
+    if (error) return error;
   }
-  // A dangling symbolic link is there for O_EXCL and is not for a plain open: the file it names can
-  // still be created.
-  file = open_file(path.c_str(), flags | O_CREAT, static_cast<mode_t>(options.permissions) & 07777);
-  created = file >= 0;
-  return created ? size_new_file(file, options) : last_error();
+  return error_of(std::errc::file_exists);
 }
 
 std::error_code check_regular(const struct stat& status) noexcept {
@@ -193,22 +219,6 @@ std::error_code cut(int file, std::uint64_t size) noexcept {
   return retry_interrupted([&] { return ::ftruncate(file, static_cast<off_t>(size)); }) == 0
              ? std::error_code()
              : last_error();
-}
-
-/// Gives a file that is to begin anew `size` zero bytes. What was in it is only given up once the
-/// new size is certain.
-std::error_code start_over(int file, std::uint64_t old_size, const open_options& options) noexcept {
-  if (options.size > old_size) {
-    if (std::error_code error = grow(file, old_size, options.size, options.preallocate)) {
-      static_cast<void>(cut(file, old_size));
-      return error;
-    }
-  }
-  if (old_size != 0)
-    if (std::error_code error = cut(file, 0)) return error;
-  return options.size == 0 || (options.size > old_size && old_size == 0)
-             ? std::error_code()
-             : grow(file, 0, options.size, options.preallocate);
 }
 
 /// Finds out what the OS does with such a file.
@@ -247,11 +257,18 @@ void open_directory(const std::filesystem::path& path, int file, opened_file& re
 
 }  // namespace
 
+std::uint64_t largest_file() noexcept {
+  struct rlimit limit {};
+  const bool is_limited = ::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+  return is_limited ? limit.rlim_cur : std::numeric_limits<std::uint64_t>::max();
+}
+
 std::error_code open(const std::filesystem::path& path, const open_options& options,
                      opened_file& result) {
+  if (std::error_code error = check_path(path)) return error;
   const int flags = open_flags(options);
   int file = -1;
-  bool created = false;
+  std::filesystem::path& created = result.created;
   std::error_code error;
   switch (options.create) {
   case disposition::open_existing:
@@ -259,7 +276,7 @@ std::error_code open(const std::filesystem::path& path, const open_options& opti
     break;
   case disposition::create_new:
     error = create_file(path, flags, options, file);
-    created = !error;
+    if (!error) created = path;
     break;
   case disposition::open_or_create:
   case disposition::create_or_truncate:
@@ -270,23 +287,31 @@ std::error_code open(const std::filesystem::path& path, const open_options& opti
 
   struct stat status {};
   error = check_regular(file, status);
-  if (!error) {
-    result.size = static_cast<std::uint64_t>(status.st_size);
-    if (!created && options.create == disposition::create_or_truncate) {
-      error = start_over(file, result.size, options);
-      result.size = options.size;
-    }
-  }
   if (error) {
     ::close(file);
-    if (created) ::unlink(path.c_str());
+    if (!created.empty()) ::unlink(created.c_str());
     return error;
   }
   result.file = file;
-  result.created = created;
+  result.size = static_cast<std::uint64_t>(status.st_size);
   if (options.create != disposition::open_existing) open_directory(path, file, result);
   look_at(file, options, result);
   return {};
+}
+
+std::error_code start_over(native_handle_type file, std::uint64_t old_size,
+                           const open_options& options) noexcept {
+  // What was in it is only given up once the new size is certain, and with it the blocks.
+  if (options.size > old_size || (options.preallocate && options.size != 0)) {
+    const std::uint64_t from = options.preallocate ? 0 : old_size;
+    if (std::error_code error = grow(file, from, options.size, options.preallocate)) {
+      static_cast<void>(cut(file, old_size));
+      return error;
+    }
+  }
+  if (old_size == 0) return {};
+  std::error_code error = cut(file, 0);
+  return error || options.size == 0 ? error : grow(file, 0, options.size, options.preallocate);
 }
 
 std::error_code inspect(native_handle_type file, const open_options& options, opened_file& result) {
@@ -296,6 +321,12 @@ std::error_code inspect(native_handle_type file, const open_options& options, op
   if (options.mode == access::read_write && (flags & O_APPEND) != 0) return errc::unsupported;
   struct stat status {};
   if (std::error_code error = check_regular(file, status)) return error;
+  // A file that is empty is not mapped, which would find this out.
+  const int how = flags & O_ACCMODE;
+  if (how == O_WRONLY || (how != O_RDWR && options.mode == access::read_write))
+    return error_of(std::errc::permission_denied);
+  // Nor can one be used that is open only to be named (O_PATH).
+  if (::pread(file, nullptr, 0, 0) != 0) return last_error();
   result.file = file;
   result.size = static_cast<std::uint64_t>(status.st_size);
   look_at(file, options, result);
@@ -328,26 +359,6 @@ std::error_code open_source(const std::filesystem::path& from, const copy_file_o
   copy.size = static_cast<std::uint64_t>(status.st_size);
   copy.permissions = status.st_mode & (S_IRWXU | S_IRWXG | S_IRWXO);
   return exceeds_limit(copy.size) ? too_large() : std::error_code();
-}
-
-/// Follows symbolic links to the name that a rename is to replace, or to none: a dangling link
-/// names a file that can be created.
-std::error_code find_place(const std::filesystem::path& to, bool follow_symlinks,
-                           std::filesystem::path& place, struct stat& status, bool& exists) {
-  constexpr int most_links = 40;  // the kernel's own limit
-  if (to.empty()) return error_of(std::errc::no_such_file_or_directory);
-  // The working directory may be another one when the copy ends.
-  std::error_code error;
-  place = std::filesystem::absolute(to, error);
-  for (int links = 0; !error && links < most_links; ++links) {
-    exists = ::lstat(place.c_str(), &status) == 0;
-    if (!exists) return errno == ENOENT ? std::error_code() : last_error();
-    if (!S_ISLNK(status.st_mode)) return {};
-    if (!follow_symlinks) break;
-    const std::filesystem::path next = std::filesystem::read_symlink(place, error);
-    place = place.parent_path() / next;
-  }
-  return error ? error : error_of(std::errc::too_many_symbolic_link_levels);
 }
 
 std::error_code check_target(const std::filesystem::path& place, const struct stat& target,
@@ -486,7 +497,9 @@ std::error_code begin_copy(const std::filesystem::path& from, const std::filesys
   struct stat source {
   }, target{};
   bool exists = false;
-  std::error_code error = open_source(from, options, copy, source);
+  std::error_code error = check_path(from);
+  if (!error) error = check_path(to);
+  if (!error) error = open_source(from, options, copy, source);
   if (!error) error = find_place(to, options.follow_symlinks, copy.place, target, exists);
   if (!error && exists) error = check_target(copy.place, target, source, options);
   return error ? error : create_copy(copy);
@@ -538,6 +551,7 @@ void abandon_copy(file_copy& copy) noexcept {
 }
 
 std::error_code remove(const std::filesystem::path& path) noexcept {
+  if (std::error_code error = check_path(path)) return error;
   if (::unlink(path.c_str()) == 0) return {};
   const std::error_code error = last_error();
   // Where POSIX lets an OS say something less clear.

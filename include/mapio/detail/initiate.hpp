@@ -3,6 +3,7 @@
 
 #include <mapio/detail/config.hpp>
 #include <mapio/detail/operation.hpp>
+#include <mapio/detail/total_bytes.hpp>
 
 #include <asio/associated_allocator.hpp>
 #include <asio/associated_cancellation_slot.hpp>
@@ -171,7 +172,7 @@ struct buffer_arguments {
     for (auto it = begin; it != end; ++it) {
       const asio::const_buffer buffer(*it);
       if (buffer.size() == 0) continue;
-      op.length += buffer.size();
+      op.length = add_bytes(op.length, buffer.size());
       if (count < few.size())
         few[count] = buffer;
       else {
