@@ -167,6 +167,7 @@ void extent::let_go() noexcept {
 
 void extent::map_for_reading(native_handle_type file, std::uint64_t length) noexcept {
   std::byte* base = nullptr;
+  if (was_mapped_for_reading_.exchange(true)) return;
   if (platform::map(file, access::read_only, length, base)) return;
   if (!platform::read_in_large_pieces(base, length)) return platform::unmap(base, length);
   reading_length_ = length;

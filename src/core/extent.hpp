@@ -104,10 +104,12 @@ class extent final : public shared_resource {
   /// write.
   std::atomic<bool> tells_of_drops{false};
 
-  /// Maps the first `length` bytes once more, to be read in large pieces; may wait. Once, by the
-  /// one whom claim_reading() has told so.
+  /// Maps the first `length` bytes once more, to be read in large pieces; may wait. Only the first
+  /// time: then, whether it worked or not, it is not wanted any more.
   void map_for_reading(native_handle_type file, std::uint64_t length) noexcept;
-  bool claim_reading() noexcept { return !reading_claimed_.exchange(true); }
+  bool wants_to_be_mapped_for_reading() const noexcept {
+    return !was_mapped_for_reading_.load(std::memory_order_relaxed);
+  }
   /// Returns where [offset, offset + length) can be read in large pieces; null: nowhere.
   std::byte* reading_address(std::uint64_t offset, std::uint64_t length) const noexcept {
     std::byte* const base = reading_base_.load(std::memory_order_acquire);
@@ -252,7 +254,7 @@ class extent final : public shared_resource {
 
   std::byte* const base_;
   const std::uint64_t capacity_;
-  std::atomic<bool> reading_claimed_{false};
+  std::atomic<bool> was_mapped_for_reading_{false};
   std::atomic<std::byte*> reading_base_{nullptr};
   std::uint64_t reading_length_ = 0;
   std::array<slot_line, 16> own_slots_;

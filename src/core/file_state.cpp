@@ -1292,7 +1292,7 @@ bool file_state::start_prefetch(operation& op) noexcept {
   if (pin_for(op) == nullptr || op.length == 0) return true;
   const std::uint64_t size = page_ceil(size_.load(std::memory_order_relaxed));
   if (op.step == reading_in_order && medium_ == medium::local &&
-      size >= least_read_in_large_pieces && op.range.owner()->claim_reading()) {
+      size >= least_read_in_large_pieces && op.range.owner()->wants_to_be_mapped_for_reading()) {
     if (!use_file(op)) return true;
     op.what = call::work;
     op.count = size;
