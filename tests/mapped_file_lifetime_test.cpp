@@ -1,6 +1,7 @@
 #include <mapio/backend.hpp>
 #include <mapio/mapped_file.hpp>
 
+#include "faults/syscall_gate.hpp"
 #include "mapped_file_fixture.hpp"
 #include "support.hpp"
 
@@ -422,6 +423,47 @@ TEST_F(mapped_file_lifetime, of_a_context_may_end_with_every_verb_under_way) {
     EXPECT_EQ(c.made, 3 * every_verb + 3);
     EXPECT_EQ(c.live, 0);
     EXPECT_EQ(c.called + c.dropped, c.made) << "each is called or destroyed, once";
+  }
+}
+
+TEST_F(mapped_file_lifetime, of_a_context_takes_back_with_it_a_growth_that_was_not_over) {
+  // Where the file has grown, and is about to be mapped anew.
+  std::atomic<int> held_file{-1};
+  faults::syscall_gate gate({SYS_mmap},
+                            [&](const faults::syscall_gate::call& c) {
+                              return static_cast<int>(c.arguments[4]) == held_file
+                                         ? faults::syscall_gate::hold
+                                         : faults::syscall_gate::pass;
+                            },
+                            {{SYS_mmap, 3, MAP_ANONYMOUS, MAP_ANONYMOUS}});
+  for (const bool preallocate : {true, false}) {
+    census c;
+    const bool possible = gate.run([&] {
+      auto io = std::make_unique<asio::io_context>();
+      open_options options = creating(4 * page());
+      options.reserve = 4 * page();
+      options.preallocate = preallocate;
+      std::optional<mapped_file> file(*io);
+      support::run_coroutine(*io, [&]() -> work { co_await file->open(path_, options); });
+      held_file = file->native_handle();
+      file->resize(64 * page(), counted_handler(c));
+      io->restart();
+      while (gate.held() == 0)
+        io->poll();
+      held_file = -1;
+      EXPECT_EQ(fs::file_size(path_), 64 * page());
+      // It is in the way of the move, for as long as the context lives.
+      const mapping map = file->map();
+      const mapio::region in_the_way = map.view(0, 1);
+      gate.release();
+      file.reset();
+      io.reset();
+      EXPECT_EQ(fs::file_size(path_), 4 * page());
+      EXPECT_EQ(map.size(), 4 * page());
+      EXPECT_EQ(c.called, 0);
+    });
+    if (!possible) GTEST_SKIP() << "the kernel does not let us see system calls";
+    EXPECT_EQ(c.live, 0);
   }
 }
 

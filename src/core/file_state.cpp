@@ -1675,6 +1675,20 @@ void file_state::undo_growth(operation& op, std::error_code cause) noexcept {
   op.runner->submit(op);
 }
 
+// Of a resize that nobody carries on, since its context is going: the file is as large as it was
+// before that is gone. In a forked child it is the parent's.
+void file_state::take_growth_back(operation& op) noexcept {
+  const std::uint64_t size = size_.load(std::memory_order_relaxed);
+  std::uint64_t real_size = 0;
+  if (op.flag || op.length <= size || op.home->is_foreign() ||
+      platform::file_size(op.handle, real_size) || real_size <= size)
+    return;
+  op.what = call::truncate;
+  op.at = size;
+  op.address = nullptr;
+  platform::perform(op);
+}
+
 // The OS leaves a lock where there is no file any more: what grows there later would be locked.
 void file_state::unlock_the_cut(operation& op, std::uint64_t old_end) noexcept {
   extent* const e = mapped();
@@ -1750,7 +1764,10 @@ void file_state::resize_call_done(operation& op) noexcept {
     larger_->release();
     std::exchange(larger_, nullptr)->drop();
   }
-  if (op.dropped) return end_resize(op, asio::error::operation_aborted);
+  if (op.dropped) {
+    take_growth_back(op);
+    return end_resize(op, asio::error::operation_aborted);
+  }
   if (op.is_final && error == asio::error::operation_aborted) {
     // Who cancelled did not see yet that there is no way back.
     op.cancel_requested = false;

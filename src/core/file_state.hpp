@@ -210,6 +210,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   void move_to_larger(operation& op) noexcept;
   void unlock_the_cut(operation& op, std::uint64_t old_end) noexcept;
   void undo_growth(operation& op, std::error_code cause) noexcept;
+  void take_growth_back(operation& op) noexcept;
   void continue_resizes() noexcept;
   void end_turn() noexcept;
   void deliver_and_continue(operation& op, std::error_code error) noexcept;
