@@ -136,8 +136,8 @@ class basic_mapped_file {
   /// Opens and maps a regular file, off the loop.
   ///
   /// At completion every copy of this handle sees it open. A file that was open before is let go
-  /// of, as by destroying a handle. Until then close() is about that one; of several opens under
-  /// way at once, the one that completes last is what stays open.
+  /// of, as by destroying a handle. A close() meanwhile is about either of the two, whichever is
+  /// open when it is initiated; of several opens under way at once, one stays open.
   ///
   /// @param path     Stored; a relative one counts from the working directory at the time of the
   /// call to the OS.
