@@ -2,6 +2,7 @@
 
 #include "faults/counted_syncs.hpp"
 #include "faults/failing_syncs.hpp"
+#include "faults/loop_disk.hpp"
 #include "faults/private_mount.hpp"
 #include "faults/syscall_gate.hpp"
 #include "modification_watch.hpp"
@@ -2044,10 +2045,28 @@ TEST_F(mapping_lock, of_a_truncated_file_is_a_page_fault_and_takes_nothing) {
   support::truncate_file(path_, 4 * page());
   std::error_code ec;
   m.lock_pages(ec);
-  if (support::locks_work) {
-    EXPECT_EQ(ec, errc::page_fault);
-  }
+  EXPECT_EQ(ec, errc::page_fault);
   support::expect_locked(page());
+}
+
+TEST_F(mapping_lock, of_a_page_that_cannot_be_read_is_a_page_fault_and_takes_nothing) {
+  const fs::path disk = dir_ / "disk";
+  fs::create_directory(disk);
+  bool is_cut = false;
+  const bool mounted = faults::on_loop_disk(dir_ / "image", disk, 16 << 20, [&] {
+    write_file(disk / "file", pattern(64 * page()));
+    mapping m(disk / "file");
+    is_cut = faults::cut_disk_under(dir_ / "image", disk / "file", 32 * page());
+    if (!is_cut) return;
+    m.lock_pages(0, page());
+    std::error_code ec;
+    m.lock_pages(ec);
+    EXPECT_EQ(ec, errc::page_fault) << ec.message();
+    support::expect_locked(page());
+    m.lock_pages(0, 32 * page());
+    support::expect_locked(32 * page());
+  });
+  if (!mounted || !is_cut) GTEST_SKIP() << "no disk can be made here";
 }
 
 TEST_F(mapping_lock, ends_where_a_shrink_cuts) {

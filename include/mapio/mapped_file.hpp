@@ -447,8 +447,9 @@ class basic_mapped_file {
   ///   void(std::error_code)
   /// @par Errors
   ///   errc::out_of_range, errc::not_open; errc::page_fault: the file was truncated by somebody
-  ///   else; std::errc::not_enough_memory, std::errc::operation_not_permitted: more than the
-  ///   process may lock (RLIMIT_MEMLOCK). Else the OS code.
+  ///   else, or cannot be read there; std::errc::not_enough_memory,
+  ///   std::errc::operation_not_permitted: more than the process may lock (RLIMIT_MEMLOCK). Else
+  ///   the OS code.
   /// @par Cancellation
   ///   terminal, partial, total; between pieces of a few MiB. Nothing is locked then.
   /// @par Example

@@ -513,8 +513,9 @@ class mapping {
   /// @param length  Bytes; 0 returns at once with success.
   /// @par Errors
   ///   errc::out_of_range, errc::not_open; errc::page_fault: the file was truncated by somebody
-  ///   else; std::errc::not_enough_memory, std::errc::operation_not_permitted: more than the
-  ///   process may lock (RLIMIT_MEMLOCK). Else the OS code.
+  ///   else, or cannot be read there; std::errc::not_enough_memory,
+  ///   std::errc::operation_not_permitted: more than the process may lock (RLIMIT_MEMLOCK). Else
+  ///   the OS code.
   /// @par Example
   ///   m.lock_pages(0, 4096);
   void lock_pages(std::uint64_t offset, std::uint64_t length) {

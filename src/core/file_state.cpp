@@ -1311,7 +1311,7 @@ bool file_state::start_prefetch(operation& op) noexcept {
 }
 
 bool file_state::start_lock_change(operation& op) noexcept {
-  if (pin_for(op) == nullptr || op.length == 0 || !use_file(op)) return true;
+  if (pin_for(op) == nullptr || op.length == 0) return true;
   op.what = call::work;
   op.work = carry_out_lock_change;
   op.done = [](operation* self) noexcept { finish(*self); };
@@ -1328,11 +1328,6 @@ void file_state::carry_out_lock_change(operation* op) noexcept {
     return;
   }
   op->error = file.locks_.lock(e, begin, end, op->cancel_requested);
-  // That there is nothing to lock is told like a lack of memory.
-  std::uint64_t real_size = 0;
-  if (op->error == std::errc::not_enough_memory && !platform::file_size(op->handle, real_size) &&
-      real_size < op->offset + op->length)
-    op->error = errc::page_fault;
 }
 
 bool file_state::start_view(view_operation& op) noexcept {

@@ -581,6 +581,14 @@ bool is_not_supported(const std::error_code& error) noexcept {
 }
 
 std::error_code lock_pages(std::byte* address, std::uint64_t length) noexcept {
+  // First, because mlock tells of a page that is not there as of a limit that is reached, and tries
+  // for ever to read one that cannot be read (Linux 6.18).
+  struct look final : operation {
+  } look;
+  look.address = address;
+  look.count = length;
+  posix::populate(look);
+  if (look.error) return look.error;
   return ::mlock(address, length) == 0 ? std::error_code() : last_error();
 }
 
