@@ -2438,6 +2438,22 @@ TEST_F(mapping_fault, of_update_region_from_several_buffers_counts_across_them) 
   EXPECT_TRUE(same(read_file(path_).substr(100), (a + b + c).substr(0, n)));
 }
 
+TEST_F(mapping_fault, of_the_source_of_an_update_is_no_store_that_was_refused) {
+  mapping m(file_of(pattern(8 * page())), read_write());
+  m.flush();
+  write_file(dir_ / "other", pattern(4 * page(), 3));
+  const mapping other(dir_ / "other");
+  const mapio::region source = other.view(0, 4 * page());
+  support::truncate_file(dir_ / "other", 2 * page());
+  std::error_code ec;
+  EXPECT_EQ(m.update_region(page(), asio::buffer(source.data(), source.size()), ec), 2 * page());
+  EXPECT_EQ(ec, errc::page_fault) << ec.message();
+  m.flush(ec);
+  EXPECT_FALSE(ec) << "nothing of it was lost: " << ec.message();
+  EXPECT_FALSE(m.flush_error());
+  EXPECT_TRUE(same(read_file(path_).substr(page(), 2 * page()), pattern(2 * page(), 3)));
+}
+
 TEST_F(mapping_fault, marks_what_was_stored_before_it_as_dirty) {
   mapping m(file_of(pattern(8 * page())), read_write());
   m.flush();

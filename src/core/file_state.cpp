@@ -521,11 +521,14 @@ void file_state::mark_written(extent& e, std::uint64_t begin, std::uint64_t end,
     flushes_.written(failures_seen, begin, end);
 }
 
-failure file_state::store_fault(extent& e, std::uint64_t at) noexcept {
+failure file_state::store_fault(extent& e, std::uint64_t at, const std::byte* source) noexcept {
   page_faults_.fetch_add(1, std::memory_order_relaxed);
   if (options_.mode != access::read_write) return errc::page_fault;
   // The page may have been dirtied all the same.
   e.dirty.mark(page_floor(at), page_floor(at) + page_size());
+  // What cannot be read was not refused by this file.
+  std::byte unread;
+  if (platform::guarded_copy(&unread, source, 1) != 1) return errc::page_fault;
   std::uint64_t real_size = 0;
   if (!platform::file_size(file_->get(), real_size) && real_size > at)
     flushes_.store_refused(at, at + 1, errc::page_fault);
@@ -638,7 +641,7 @@ std::size_t file_state::store_or_write(std::uint64_t offset, const void* bytes, 
       return no_failure;
     }
     if (done != 0) mark_stored(e, offset, offset + done, failures);
-    return store_fault(e, offset + done);
+    return store_fault(e, offset + done, static_cast<const std::byte*>(bytes) + done);
   });
   if (stored || why != no_failure) return done;
   done = write_through(offset, bytes, n, why);
@@ -664,7 +667,7 @@ std::size_t file_state::store_mapped(std::uint64_t offset, const void* bytes, st
       return no_failure;
     }
     if (done != 0) mark_stored(e, offset, offset + done, failures);
-    return store_fault(e, offset + done);
+    return store_fault(e, offset + done, static_cast<const std::byte*>(bytes) + done);
   });
   return done;
 }
@@ -1045,7 +1048,8 @@ bool file_state::store_at_once(operation& op, bool& worth) noexcept {
       op.transferred += done;
       if (done != b.size()) {
         mark_stored(e, op.offset, op.offset + op.transferred, failures);
-        return store_fault(e, op.offset + op.transferred);
+        return store_fault(e, op.offset + op.transferred,
+                           static_cast<const std::byte*>(b.data()) + done);
       }
     }
     mark_stored(e, op.offset, op.offset + op.length, failures);
