@@ -2582,16 +2582,18 @@ void chaining_handler(int signal, siginfo_t* info, void* context) {
   if (!mapio::handle_fault(signal, info, context)) end_in_application();
 }
 
-void install(void (*handler)(int, siginfo_t*, void*)) {
+void install(void (*handler)(int, siginfo_t*, void*), int flags = 0, int also_blocked = 0) {
   struct sigaction action {};
   action.sa_sigaction = handler;
-  action.sa_flags = SA_SIGINFO;
+  action.sa_flags = SA_SIGINFO | flags;
+  if (also_blocked != 0) sigaddset(&action.sa_mask, also_blocked);
   ASSERT_EQ(::sigaction(SIGBUS, &action, nullptr), 0);
 }
 
-void install_plain(void (*handler)(int)) {
+void install_plain(void (*handler)(int), int flags = 0) {
   struct sigaction action {};
   action.sa_handler = handler;
+  action.sa_flags = flags;
   ASSERT_EQ(::sigaction(SIGBUS, &action, nullptr), 0);
 }
 
@@ -2681,6 +2683,112 @@ TEST_F(mapping_sigbus, that_somebody_sent_goes_to_the_application) {
     ::raise(SIGBUS);
   });
   EXPECT_TRUE(end.exited_with(handled_by_application)) << end;
+}
+
+TEST_F(mapping_sigbus, that_somebody_sent_kills_where_nobody_handles_it) {
+  const auto end = support::in_fresh_process([&] {
+    install_plain(SIG_DFL, SA_SIGINFO);
+    survive_a_fault(path_);
+    ::raise(SIGBUS);
+  });
+  EXPECT_TRUE(end.killed_by(SIGBUS)) << end;
+}
+
+TEST_F(mapping_sigbus, that_somebody_sent_is_ignored_where_it_was_and_nothing_else_changes) {
+  const auto end = support::in_fresh_process([&] {
+    install_plain(SIG_IGN);
+    survive_a_fault(path_);
+    ::raise(SIGBUS);
+    survive_a_fault(path_);
+  });
+  EXPECT_TRUE(end.ok()) << end;
+}
+
+volatile std::sig_atomic_t handled_before = 0;
+
+void once_only_handler(int, siginfo_t*, void*) {
+  if (handled_before != 0) ::_exit(not_meant_for_application);
+  handled_before = 1;
+}
+
+// It returns, or raises the signal anew, and expects the process to end by that.
+TEST_F(mapping_sigbus, kills_after_the_one_call_that_the_handler_before_asked_for) {
+  const auto end = support::in_fresh_process([&] {
+    install(once_only_handler, static_cast<int>(SA_RESETHAND));
+    survive_a_fault(path_);
+    fault_elsewhere(dir_ / "other");
+  });
+  EXPECT_TRUE(end.killed_by(SIGBUS)) << end;
+}
+
+void exit_with_what_is_blocked(int, siginfo_t*, void*) {
+  sigset_t blocked;
+  ::pthread_sigmask(SIG_SETMASK, nullptr, &blocked);
+  ::_exit((sigismember(&blocked, SIGBUS) << 1) + sigismember(&blocked, SIGUSR1));
+}
+
+TEST_F(mapping_sigbus, blocks_in_the_handler_before_what_that_asked_for) {
+  const auto end = support::in_fresh_process([&] {
+    install(exit_with_what_is_blocked, 0, SIGUSR1);
+    survive_a_fault(path_);
+    fault_elsewhere(dir_ / "other");
+  });
+  EXPECT_TRUE(end.exited_with(3)) << end;
+}
+
+TEST_F(mapping_sigbus, is_not_blocked_in_a_handler_that_asked_for_that) {
+  const auto end = support::in_fresh_process([&] {
+    install(exit_with_what_is_blocked, SA_NODEFER);
+    survive_a_fault(path_);
+    fault_elsewhere(dir_ / "other");
+  });
+  EXPECT_TRUE(end.exited_with(0)) << end;
+}
+
+/// An alternate stack for the signals of this thread, as it was asked for.
+class alternate_stack {
+ public:
+  explicit alternate_stack(unsigned flags = 0) {
+    stack_t stack{};
+    stack.ss_sp = memory_.data();
+    stack.ss_size = memory_.size();
+    stack.ss_flags = static_cast<int>(flags);
+    EXPECT_EQ(::sigaltstack(&stack, &before_), 0);
+  }
+  alternate_stack(const alternate_stack&) = delete;
+  alternate_stack& operator=(const alternate_stack&) = delete;
+  ~alternate_stack() { ::sigaltstack(&before_, nullptr); }
+
+  void expect_in_use(unsigned flags) const {
+    stack_t now{};
+    ASSERT_EQ(::sigaltstack(nullptr, &now), 0);
+    EXPECT_EQ(now.ss_sp, memory_.data());
+    EXPECT_EQ(now.ss_size, memory_.size());
+    EXPECT_EQ(static_cast<unsigned>(now.ss_flags), flags);
+  }
+
+ private:
+  std::vector<char> memory_ = std::vector<char>(256 << 10);
+  stack_t before_{};
+};
+
+TEST_F(mapping_sigbus, leaves_an_alternate_stack_in_use) {
+  constexpr unsigned autodisarm = 1U << 31;  // SS_AUTODISARM, not in the C library's headers
+  write_file(path_, pattern(16 * page()));
+  const mapping m(path_);
+  support::truncate_file(path_, page());
+  for (const unsigned flags : {0U, autodisarm}) {
+    const alternate_stack stack(flags);
+    // Of each kind of copy.
+    for (const std::size_t n : {std::size_t{1}, page(), 15 * page()})
+      for (int i = 0; i < 3; ++i) {
+        std::string buffer(n, '#');
+        std::error_code ec;
+        EXPECT_EQ(m.read_into(page(), asio::buffer(buffer), ec), 0U);
+        EXPECT_EQ(ec, errc::page_fault);
+        stack.expect_in_use(flags);
+      }
+  }
 }
 
 TEST_F(mapping_sigbus, is_no_business_of_handle_fault_outside_of_a_copy) {

@@ -757,6 +757,7 @@ struct guarded_range {
   const char* source;
   std::size_t size;
   jump_buffer resume;
+  stack_t alternate_stack;  // of the thread, set when there was a fault
 };
 
 // Read by the signal handler: their storage must not be allocated by the first look at them.
@@ -767,6 +768,16 @@ __attribute__((tls_model("initial-exec"))) thread_local const void* string_copy_
 #endif
 
 struct sigaction previous_action {};
+std::atomic<bool> previous_was_called{false};
+
+/// Tells a fault of this thread from a signal that somebody sent, and from memory that failed
+/// elsewhere.
+bool is_fault(const siginfo_t& info) noexcept {
+#ifdef BUS_MCEERR_AO
+  if (info.si_code == BUS_MCEERR_AO) return false;
+#endif
+  return info.si_code > 0;
+}
 
 #ifdef MAPIO_STRING_COPIES
 
@@ -785,12 +796,7 @@ bool leave_string_copy(ucontext_t* context) noexcept {
 
 // Returns true where the caller, a signal handler, has but to return; else jumps.
 bool leave_guarded_copy(const siginfo_t& info, void* context) noexcept {
-  // A code that is not positive says that somebody sent the signal.
-  if (info.si_code <= 0) return false;
-#ifdef BUS_MCEERR_AO
-  // Memory that failed somewhere, not where this thread is.
-  if (info.si_code == BUS_MCEERR_AO) return false;
-#endif
+  if (!is_fault(info)) return false;
 #ifdef MAPIO_STRING_COPIES
   if (leave_string_copy(static_cast<ucontext_t*>(context))) return true;
 #endif
@@ -807,9 +813,12 @@ bool leave_guarded_copy(const siginfo_t& info, void* context) noexcept {
   };
   if (!within(g->destination) && !within(g->source)) return false;
   guarded = nullptr;
+  g->alternate_stack = {};
   // We may have been called by a handler that was installed later and blocks signals while it runs.
   if (context != nullptr) {
-    ::pthread_sigmask(SIG_SETMASK, &static_cast<const ucontext_t*>(context)->uc_sigmask, nullptr);
+    const auto& interrupted = *static_cast<const ucontext_t*>(context);
+    g->alternate_stack = interrupted.uc_stack;
+    ::pthread_sigmask(SIG_SETMASK, &interrupted.uc_sigmask, nullptr);
   } else {
     sigset_t fault;
     sigemptyset(&fault);
@@ -819,22 +828,52 @@ bool leave_guarded_copy(const siginfo_t& info, void* context) noexcept {
   MAPIO_JUMP(g->resume);
 }
 
+// Like the kernel, which has these two whatever the flags say.
+bool is_previous_called() noexcept {
+  if (previous_action.sa_handler == SIG_DFL || previous_action.sa_handler == SIG_IGN) return false;
+  return (static_cast<unsigned>(previous_action.sa_flags) & SA_RESETHAND) == 0 ||
+         !previous_was_called.exchange(true);
+}
+
+void call_previous(int signal, siginfo_t* info, void* context) noexcept {
+  sigset_t blocked = previous_action.sa_mask;
+  if ((previous_action.sa_flags & SA_NODEFER) == 0) sigaddset(&blocked, signal);
+  sigset_t before;
+  ::pthread_sigmask(SIG_BLOCK, &blocked, &before);
+  if ((previous_action.sa_flags & SA_SIGINFO) != 0)
+    previous_action.sa_sigaction(signal, info, context);
+  else
+    previous_action.sa_handler(signal);
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
 void on_fault(int signal, siginfo_t* info, void* context) {
   const int saved_errno = errno;
   const bool left = leave_guarded_copy(*info, context);
   errno = saved_errno;
   if (left) return;
   // Not ours: whoever was there before.
-  if ((previous_action.sa_flags & SA_SIGINFO) != 0) {
-    previous_action.sa_sigaction(signal, info, context);
-  } else if (previous_action.sa_handler != SIG_DFL && previous_action.sa_handler != SIG_IGN) {
-    previous_action.sa_handler(signal);
-  } else {
-    // A fault cannot be ignored; run into it again without us.
-    struct sigaction standard {};
-    standard.sa_handler = SIG_DFL;
-    ::sigaction(signal, &standard, nullptr);
-  }
+  if (is_previous_called()) return call_previous(signal, info, context);
+  // A fault cannot be ignored.
+  if (previous_action.sa_handler == SIG_IGN && !is_fault(*info)) return;
+  // Run into it again without us. What was sent does not come again by itself.
+  struct sigaction standard {};
+  standard.sa_handler = SIG_DFL;
+  ::sigaction(signal, &standard, nullptr);
+  if (!is_fault(*info)) ::raise(signal);
+}
+
+#ifdef __linux__
+constexpr unsigned put_aside = 1U << 31;  // SS_AUTODISARM, which not every C library names
+#else
+constexpr unsigned put_aside = 0;
+#endif
+
+// The kernel puts such a stack aside while a handler runs on it, and takes it back when that
+// returns, which it did not. Only now: a signal would have begun at the same end of it.
+[[gnu::cold, gnu::noinline]] void take_back(const stack_t& alternate_stack) noexcept {
+  if ((static_cast<unsigned>(alternate_stack.ss_flags) & put_aside) != 0)
+    ::sigaltstack(&alternate_stack, nullptr);
 }
 
 #ifdef MAPIO_STRING_COPIES
@@ -874,7 +913,10 @@ template <class Access>
   range.destination = static_cast<const char*>(destination);
   range.source = static_cast<const char*>(source);
   range.size = n;
-  if (MAPIO_SET_JUMP(range.resume) != 0) return false;
+  if (MAPIO_SET_JUMP(range.resume) != 0) {
+    take_back(range.alternate_stack);
+    return false;
+  }
   guarded = &range;
   std::atomic_signal_fence(std::memory_order_seq_cst);
   access(destination, source, n);
@@ -899,7 +941,9 @@ void guard_faults() {
     // NODEFER: the handler is left by a jump, after which the next fault must be delivered again.
     action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
     sigemptyset(&action.sa_mask);
-    if (::sigaction(SIGBUS, &action, &previous_action) != 0)
+    // Known before the first fault can ask for it.
+    if (::sigaction(SIGBUS, nullptr, &previous_action) != 0 ||
+        ::sigaction(SIGBUS, &action, nullptr) != 0)
       throw std::system_error(last_error(), "sigaction");
   });
 }
