@@ -2204,6 +2204,23 @@ TEST_F(mapping_adopt, leaves_the_descriptor_alone_after_an_error) {
   expect_error(-1, read_only(), std::errc::bad_file_descriptor);
 }
 
+TEST_F(mapping_adopt, refuses_an_empty_file_that_cannot_be_read) {
+  file_of("");
+  const auto fd = support::open_fd(path_, O_WRONLY);
+  for (const open_options& options : {read_only(), copy_on_write()})
+    EXPECT_EQ(code_of([&] { mapping::adopt(fd.get(), options); }), std::errc::permission_denied);
+}
+
+TEST_F(mapping_adopt, does_not_mind_what_is_about_creating) {
+  const std::string bytes = pattern(100);
+  file_of(bytes);
+  open_options options = read_only();
+  options.create = disposition::create_or_truncate;
+  options.size = std::uint64_t{1} << 60;
+  const mapping m = mapping::adopt(support::open_fd(path_, O_RDONLY).release(), options);
+  EXPECT_TRUE(same(read_all(m), bytes));
+}
+
 TEST_F(mapping_adopt, needs_only_reading_for_private_stores) {
   file_of("12345");
   mapping m = mapping::adopt(support::open_fd(path_, O_RDONLY).release(), copy_on_write());
