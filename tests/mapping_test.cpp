@@ -1447,6 +1447,15 @@ TEST_F(mapping_flush, syncs_only_what_was_stored_to) {
   EXPECT_EQ(cost_of_flush(m), 0U);
 }
 
+TEST_F(mapping_flush, a_view_that_is_refused_makes_nothing_dirty) {
+  mapping m = mapping::create(path_, 0);
+  m.flush();
+  EXPECT_EQ(code_of([&] { m.mutable_view(page(), 10); }), errc::out_of_range);
+  EXPECT_EQ(code_of([&] { m.atomic<std::uint32_t>(2 * page()); }), errc::out_of_range);
+  m.resize(4 * page());
+  EXPECT_EQ(m.pending_bytes(), 0U);
+}
+
 TEST_F(mapping_flush, of_a_range_leaves_the_rest_dirty) {
   mapping m = mapping::create(path_, 16 * page());
   m.flush();

@@ -699,7 +699,9 @@ pin file_state::pin_range(std::uint64_t offset, std::uint64_t length, std::uint6
       std::this_thread::yield();  // the mapping is moving
       continue;
     }
-    if (offset > e->capacity() || length > e->capacity() - offset) {
+    // Before there is a pin: the end of a writable one makes its pages dirty.
+    std::uint64_t limit = e->limit.load(std::memory_order_relaxed);
+    if (offset > limit || length > limit - offset) {
       why = errc::out_of_range;
       return {};
     }
@@ -709,7 +711,7 @@ pin file_state::pin_range(std::uint64_t offset, std::uint64_t length, std::uint6
       return {};
     }
     if (!p || current_.load(std::memory_order_seq_cst) != e) continue;
-    const std::uint64_t limit = e->limit.load(std::memory_order_seq_cst);
+    limit = e->limit.load(std::memory_order_seq_cst);
     if (offset > limit || length > limit - offset) {
       why = errc::out_of_range;
       return {};
