@@ -15,5 +15,6 @@
 #include <mapio/options.hpp>
 #include <mapio/region.hpp>
 #include <mapio/segment.hpp>
+#include <mapio/watcher.hpp>
 
 #endif  // MAPIO_MAPIO_HPP

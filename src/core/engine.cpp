@@ -2,6 +2,7 @@
 
 #include "file_state.hpp"
 #include "platform/platform.hpp"
+#include "watch_stream.hpp"
 
 #include <asio/error.hpp>
 
@@ -132,6 +133,7 @@ engine::withdrawal engine::withdraw(operation& op, bool interrupt) noexcept {
   const bool is_final = op.is_final.load(std::memory_order_relaxed);
   if (is_final && !stopping_) return withdrawal::none;
   if (interrupt && !is_final) op.cancel_requested.store(true, std::memory_order_relaxed);
+  if (op.kind == verb::next_change && withdraw_next(op)) return withdrawal::from_queue;
   if (op.file && op.file->withdraw(op, interrupt)) return withdrawal::from_file;
   // The file may have begun only now to take something back.
   if (op.is_final.load(std::memory_order_relaxed)) return withdrawal::none;

@@ -1001,6 +1001,7 @@ bool file_state::start(operation& op) noexcept {
   case verb::open:
   case verb::copy_file:
   case verb::remove_file:
+  case verb::next_change:
     break;
   }
   op.error = errc::unsupported;

@@ -3,6 +3,7 @@
 #include "engine.hpp"
 #include "file_operations.hpp"
 #include "file_state.hpp"
+#include "watch_stream.hpp"
 
 #include <asio/error.hpp>
 
@@ -35,7 +36,8 @@ bool start_open(operation& op) noexcept {
 }
 
 bool start_any(operation& op, const std::shared_ptr<handle_state>& handle) noexcept {
-  const bool needs_handle = op.kind != verb::copy_file && op.kind != verb::remove_file;
+  const bool needs_handle =
+      op.kind != verb::copy_file && op.kind != verb::remove_file && op.kind != verb::next_change;
   if ((needs_handle && !handle) || !op.home) {
     op.error = errc::not_open;
     return true;
@@ -49,6 +51,7 @@ bool start_any(operation& op, const std::shared_ptr<handle_state>& handle) noexc
   op.runner = op.home.get();
   if (op.kind == verb::copy_file) return start_copy(static_cast<copy_operation&>(op));
   if (op.kind == verb::remove_file) return start_remove(static_cast<remove_operation&>(op));
+  if (op.kind == verb::next_change) return start_next(static_cast<change_operation&>(op));
   op.owner = handle;
   if (op.kind == verb::open) return start_open(op);
   op.file = handle->file();
@@ -115,7 +118,7 @@ void cancel(cancel_link& link, asio::cancellation_type_t type) noexcept {
             asio::cancellation_type::none ||
         op->kind == verb::view || op->kind == verb::prefetch || op->kind == verb::next_chunk ||
         op->kind == verb::lock_pages || op->kind == verb::copy_file || op->kind == verb::resize ||
-        op->kind == verb::wait_word;
+        op->kind == verb::wait_word || op->kind == verb::next_change;
     from = op->home->cancel(*op, !may_interrupt);
     withdrawn = op;
   }

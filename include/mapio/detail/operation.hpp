@@ -60,7 +60,8 @@ enum class verb : std::uint8_t {
   next_chunk,
   copy_file,
   remove_file,
-  wait_word
+  wait_word,
+  next_change
 };
 
 /// One call to the operating system: what an engine carries out.

@@ -1,0 +1,1079 @@
+#include "change_finder.hpp"
+
+#include "file_state.hpp"
+
+#include <mapio/error.hpp>
+
+#include <algorithm>
+#include <deque>
+#include <iterator>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail {
+
+using watching::file_look;
+using watching::interest;
+using watching::no_watch;
+using watching::notice;
+using watching::watch_id;
+
+namespace {
+
+// Where the OS does not tell and the user did not say how often to look.
+constexpr std::chrono::milliseconds usual_poll{1000};
+// What one turn looks at: others wait for the worker.
+constexpr int looks_per_turn = 512;
+// Beyond this it is better to list the whole folder.
+constexpr std::size_t most_hints = 4096;
+// The two halves of a rename are two notices, and the OS makes the second one right after the
+// first.
+constexpr std::chrono::milliseconds longest_move{10};
+constexpr int most_links = 40;
+
+bool is_limit(const std::error_code& error) noexcept {
+  return error == std::errc::no_space_on_device || error == std::errc::too_many_files_open ||
+         error == std::errc::too_many_files_open_in_system ||
+         error == std::errc::not_enough_memory || error == errc::unsupported ||
+         error == std::errc::function_not_supported || error == std::errc::operation_not_permitted;
+}
+
+bool is_missing(const std::error_code& error) noexcept {
+  return error == std::errc::no_such_file_or_directory || error == std::errc::not_a_directory;
+}
+
+std::optional<std::uint64_t> size_of(const file_look& look) {
+  if (!look.exists || look.is_folder) return std::nullopt;
+  return look.size;
+}
+
+template <class T>
+void erase_one(std::vector<T*>& from, const T* what) {
+  from.erase(std::remove(from.begin(), from.end(), what), from.end());
+}
+
+}  // namespace
+
+// --- folders and roots
+// ------------------------------------------------------------------------------------------------
+
+std::filesystem::path watched_folder::place() const {
+  return parent == nullptr ? root.place : parent->place() / name;
+}
+
+std::filesystem::path watched_folder::told_path() const {
+  return parent == nullptr ? root.given : parent->told_path() / name;
+}
+
+watched_root::watched_root(watch_stream& s, const std::filesystem::path& path,
+                           const watch_options& o)
+    : stream(s), given(path), place(std::filesystem::absolute(path)), options(o), poll(o.poll),
+      polls_all(o.poll.count() > 0) {}
+
+// --- placing watches
+// ------------------------------------------------------------------------------------------------
+
+namespace {
+
+/// Finds every name that decides what `path` is: the last one, and those of the links on the way.
+/// Where one is missing, it is the last.
+std::vector<watched_root::step> steps_to(const std::filesystem::path& path) {
+  std::vector<watched_root::step> steps;
+  std::filesystem::path at = path.root_path();
+  std::deque<std::filesystem::path> ahead;
+  const auto go_through = [&](const std::filesystem::path& part) {
+    const auto relative = part.relative_path();
+    ahead.insert(ahead.begin(), relative.begin(), relative.end());
+  };
+  go_through(path);
+  for (int links = 0; !ahead.empty();) {
+    const std::filesystem::path name = std::move(ahead.front());
+    ahead.pop_front();
+    if (name.empty() || name == ".") continue;
+    if (name == "..") {
+      at = at.parent_path();
+      continue;
+    }
+    const std::filesystem::path next = at / name;
+    std::error_code error;
+    const auto status = std::filesystem::symlink_status(next, error);
+    const bool is_last = ahead.empty();
+    if (std::filesystem::is_symlink(status)) {
+      steps.push_back({at, name.string()});
+      const auto target = std::filesystem::read_symlink(next, error);
+      if (error || ++links > most_links) break;
+      if (target.is_absolute()) at = target.root_path();
+      go_through(target);
+      continue;
+    }
+    if (is_last || !std::filesystem::exists(status)) {
+      steps.push_back({at, name.string()});
+      break;
+    }
+    at = next;
+  }
+  return steps;
+}
+
+bool are_same(const std::vector<watched_root::step>& a, const std::vector<watched_root::step>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const auto& x, const auto& y) {
+    return x.folder == y.folder && x.name == y.name;
+  });
+}
+
+}  // namespace
+
+change_finder::placed_watches change_finder::place(const std::filesystem::path& path) const {
+  placed_watches placed;
+  const auto add = [&](const std::filesystem::path& what, interest how, watch_id& id) {
+    const std::error_code error = source_.add(what, how, id);
+    if (is_limit(error))
+      placed.limit = error;
+    else if (error && !is_missing(error))
+      placed.error = error;
+  };
+  // Until nothing on the way changed between the look and the watch.
+  constexpr int attempts = 8;
+  for (int i = 0; i < attempts; ++i) {
+    placed.error = {};
+    auto steps = steps_to(path);
+    if (i > 0 && are_same(steps, placed.steps)) break;
+    for (const auto& step : placed.steps)
+      placed.unused.push_back(step.id);
+    placed.steps = std::move(steps);
+    for (auto& step : placed.steps)
+      add(step.folder, interest::names, step.id);
+  }
+  // A folder that may not be read can hold a file that may.
+  if (placed.error == std::errc::permission_denied) {
+    placed.limit = placed.error;
+    placed.error = {};
+  }
+  if (const auto error = watching::look_at(path, true, placed.look)) {
+    placed.error = error;
+    return placed;
+  }
+  if (!placed.look.exists) return placed;
+  if (placed.look.is_folder)
+    add(path, interest::folder, placed.folder);
+  else
+    add(path, interest::file, placed.own);
+  if (!placed.error && watching::may_change_unseen(path)) placed.limit = errc::unsupported;
+  // What changes from here on is told.
+  if (const auto error = watching::look_at(path, true, placed.look)) placed.error = error;
+  return placed;
+}
+
+void change_finder::add(std::shared_ptr<watch_stream> stream, std::unique_ptr<watched_root> root,
+                        placed_watches placed, std::uint64_t removals_before) {
+  remove(*stream, root->given);
+  if (std::find(streams_.begin(), streams_.end(), stream) == streams_.end())
+    streams_.push_back(stream);
+  watched_root& added = *stream->roots.emplace_back(std::move(root));
+  if (placed.limit) fall_back(added, added.given, placed.limit);
+  if (added.poll.count() > 0) {
+    added.next_poll = watch_clock::now() + added.poll;
+    polled_.insert(&added);
+  }
+  added.seen = placed.look;
+  settle(added, std::move(placed));
+  if (added.tree) list(*added.tree);
+  // Somebody else's end may have been the end of what this one counts on.
+  if (removals() != removals_before) hint_at_once(added);
+}
+
+/// Takes over watches that were placed, in the place of those from before.
+void change_finder::settle(watched_root& root, placed_watches&& placed) {
+  std::vector<watched_root::step> old_steps = std::exchange(root.steps, placed.steps);
+  for (const auto& step : root.steps)
+    if (step.id != no_watch) ids_[step.id].names.emplace(step.name, &root);
+  const watch_id old_own = root.own;
+  if (placed.own != old_own) {
+    if (placed.own != no_watch) ids_[placed.own].files.push_back(&root);
+    unsubscribe_own(root);
+    root.own = placed.own;
+  }
+  if (placed.look.exists && placed.look.is_folder) {
+    if (!root.tree) root.tree = std::make_unique<watched_folder>(root, nullptr, std::string());
+    if (placed.folder != no_watch) subscribe(*root.tree, placed.folder);
+  }
+  for (const auto& step : old_steps) {
+    const auto it = ids_.find(step.id);
+    if (it == ids_.end()) continue;
+    const auto [begin, end] = it->second.names.equal_range(step.name);
+    const auto mine = std::find_if(begin, end, [&](const auto& n) { return n.second == &root; });
+    if (mine != end) it->second.names.erase(mine);
+    end_if_unused(step.id);
+  }
+  release(placed);
+}
+
+void change_finder::release(const placed_watches& placed) {
+  for (const auto& step : placed.steps)
+    end_if_unused(step.id);
+  for (const watch_id id : placed.unused)
+    end_if_unused(id);
+  end_if_unused(placed.own);
+  end_if_unused(placed.folder);
+}
+
+void change_finder::fall_back(watched_root& root, const std::filesystem::path& path,
+                              std::error_code reason) {
+  root.stream.note_fallback(path, reason);
+  if (path == root.given) root.polls_all = true;
+  if (root.poll.count() > 0) return;
+  root.poll = usual_poll;
+  root.next_poll = watch_clock::now() + root.poll;
+  polled_.insert(&root);
+}
+
+void change_finder::remove(const watch_stream& stream, const std::filesystem::path& path) {
+  for (const auto& s : streams_) {
+    if (s.get() != &stream) continue;
+    auto& roots = s->roots;
+    const auto it = std::find_if(roots.begin(), roots.end(),
+                                 [&](const auto& root) { return root->given == path; });
+    if (it == roots.end()) return;
+    drop(**it);
+    roots.erase(it);
+    return;
+  }
+}
+
+void change_finder::remove(const watch_stream& stream) {
+  const auto it = std::find_if(streams_.begin(), streams_.end(),
+                               [&](const auto& s) { return s.get() == &stream; });
+  if (it == streams_.end()) return;
+  for (const auto& root : (*it)->roots)
+    drop(*root);
+  (*it)->roots.clear();
+  streams_.erase(it);
+}
+
+void change_finder::clear() noexcept {
+  moves_.clear();
+  active_.clear();
+  polled_.clear();
+  ids_.clear();
+  for (const auto& stream : streams_)
+    stream->roots.clear();
+  streams_.clear();
+}
+
+void change_finder::subscribe(watched_folder& folder, watch_id id) {
+  if (folder.id == id) return;
+  ids_[id].folders.push_back(&folder);
+  unsubscribe(folder);
+  folder.id = id;
+}
+
+void change_finder::unsubscribe(watched_folder& folder) {
+  const watch_id id = std::exchange(folder.id, no_watch);
+  const auto it = ids_.find(id);
+  if (it == ids_.end()) return;
+  erase_one(it->second.folders, &folder);
+  end_if_unused(id);
+}
+
+void change_finder::unsubscribe_own(watched_root& root) {
+  const watch_id id = std::exchange(root.own, no_watch);
+  const auto it = ids_.find(id);
+  if (it == ids_.end()) return;
+  erase_one(it->second.files, &root);
+  end_if_unused(id);
+}
+
+void change_finder::unsubscribe_steps(watched_root& root) {
+  for (const auto& step : std::exchange(root.steps, {})) {
+    const auto it = ids_.find(step.id);
+    if (it == ids_.end()) continue;
+    std::erase_if(it->second.names, [&](const auto& n) { return n.second == &root; });
+    end_if_unused(step.id);
+  }
+}
+
+void change_finder::end_if_unused(watch_id id) {
+  if (id == no_watch) return;
+  const auto it = ids_.find(id);
+  if (it != ids_.end()) {
+    if (!it->second.empty()) return;
+    ids_.erase(it);
+  }
+  source_.remove(id);
+  // Who placed a watch meanwhile must not count on it: this thread takes that in, and later.
+  removals_.fetch_add(1);
+}
+
+// --- telling
+// ------------------------------------------------------------------------------------------------
+
+void change_finder::tell(watched_root& root, change_kind kind, std::filesystem::path path,
+                         const file_look& look, std::filesystem::path previous) {
+  const bool is_size =
+      kind != change_kind::removed && kind != change_kind::renamed && kind != change_kind::metadata;
+  root.stream.push(
+      {kind, std::move(path), std::move(previous), is_size ? size_of(look) : std::nullopt}, over_);
+}
+
+void change_finder::tell(watched_folder& folder, change_kind kind, const std::string& name,
+                         const file_look& look, std::filesystem::path previous) {
+  tell(folder.root, kind, folder.told_path() / name, look, std::move(previous));
+}
+
+void change_finder::lose(watch_stream& stream) {
+  if (!stream.is_recovering) stream.push({change_kind::overflow, {}, {}, std::nullopt}, over_);
+  stream.is_recovering = true;
+  for (pending_move& move : moves_) {
+    for (auto& [folder, entry] : move.entries)
+      if (&folder->root.stream == &stream && entry.seen.exists)
+        folder->entries.try_emplace(move.from.name, std::move(entry));
+    std::erase_if(move.entries, [&](const auto& e) { return &e.first->root.stream == &stream; });
+    std::erase_if(move.roots, [&](const watched_root* r) { return &r->stream == &stream; });
+  }
+  for (const auto& root : stream.roots) {
+    hint_at_once(*root);
+    if (root->tree) list_all(*root->tree);
+  }
+}
+
+void change_finder::lose_everything() noexcept {
+  try {
+    position_ = notices_.size();
+    for (const auto& stream : streams_)
+      lose(*stream);
+  } catch (...) {
+    // The next turn tries again: what is not told is still not known.
+  }
+}
+
+void change_finder::end_recoveries() {
+  for (const auto& stream : streams_)
+    if (stream->is_recovering &&
+        std::none_of(stream->roots.begin(), stream->roots.end(),
+                     [&](const auto& root) { return active_.contains(root.get()); }))
+      stream->is_recovering = false;
+}
+
+// --- hints
+// ------------------------------------------------------------------------------------------------
+
+/// Tells whether notices about a root are hints now. A stream that has no room has a gap from here.
+bool change_finder::takes_hints(watched_root& root) {
+  if (!root.stream.is_recovering && root.options.coalesce.count() <= 0 && !root.stream.has_room())
+    lose(root.stream);
+  return root.stream.is_recovering || root.options.coalesce.count() > 0;
+}
+
+void change_finder::hint_at_once(watched_root& root) {
+  root.must_look = true;
+  root.due = watch_clock::time_point::min();
+  active_.insert(&root);
+}
+
+void change_finder::hint(watched_root& root, std::uint32_t what) {
+  if (root.stream.is_recovering) return hint_at_once(root);
+  root.must_look = true;
+  root.hint |= what;
+  if (root.due == watch_clock::time_point::max())
+    root.due = watch_clock::now() + root.options.coalesce;
+  active_.insert(&root);
+}
+
+void change_finder::hint_at_once(watched_folder& folder, const std::string& name) {
+  folder.hints.try_emplace(name, 0);
+  folder.root.hinted.insert(&folder);
+  folder.root.due = watch_clock::time_point::min();
+  active_.insert(&folder.root);
+}
+
+void change_finder::hint(watched_folder& folder, const std::string& name, std::uint32_t what) {
+  watched_root& root = folder.root;
+  if (root.to_list.contains(&folder) && !folder.reader.is_open()) {
+    if (root.stream.is_recovering) return;  // all of it is about to be looked at
+  } else if (folder.hints.size() >= most_hints) {
+    folder.hints.clear();
+    root.hinted.erase(&folder);
+    return list(folder);
+  }
+  if (root.stream.is_recovering) return hint_at_once(folder, name);
+  folder.hints[name] |= what & (notice::modified | notice::metadata);
+  root.hinted.insert(&folder);
+  if (root.due == watch_clock::time_point::max())
+    root.due = watch_clock::now() + root.options.coalesce;
+  active_.insert(&root);
+}
+
+void change_finder::list(watched_folder& folder) {
+  folder.reader.close();
+  folder.root.to_list.insert(&folder);
+  active_.insert(&folder.root);
+}
+
+void change_finder::list_all(watched_folder& folder) {
+  list(folder);
+  for (auto& [name, entry] : folder.entries)
+    if (entry.below) list_all(*entry.below);
+}
+
+// --- notices
+// ------------------------------------------------------------------------------------------------
+
+void change_finder::read() {
+  if (position_ < notices_.size()) return;
+  notices_.clear();
+  position_ = 0;
+  ++batch_;
+  is_drained_ = !source_.read(notices_);
+}
+
+change_finder::outcome change_finder::work(bool may_wait) {
+  for (; position_ < notices_.size(); ++position_)
+    if (!handle(notices_[position_], may_wait)) return outcome::has_to_wait;
+  const auto now = watch_clock::now();
+  while (is_drained_ && !moves_.empty() && moves_.front().until <= now) {
+    pending_move move = std::move(moves_.front());
+    moves_.erase(moves_.begin());
+    expire(std::move(move));
+  }
+  poll_due(now);
+  int budget = looks_per_turn;
+  for (auto it = active_.begin(); it != active_.end();) {
+    watched_root& root = **it;
+    ++it;
+    const bool is_due = root.due <= now && (root.must_look || !root.hinted.empty());
+    if (!is_due && root.to_list.empty()) {
+      if (!root.must_look && root.hinted.empty()) active_.erase(&root);
+      continue;
+    }
+    if (!root.stream.has_room()) continue;
+    if (!may_wait) return outcome::has_to_wait;
+    if (!work_on(root, budget)) return outcome::more;
+    if (!root.must_look && root.hinted.empty() && root.to_list.empty()) active_.erase(&root);
+  }
+  if (!is_drained_) return outcome::more;
+  end_recoveries();
+  return outcome::done;
+}
+
+watch_clock::time_point change_finder::next_deadline() const noexcept {
+  auto deadline = watch_clock::time_point::max();
+  for (const watched_root* root : active_)
+    if (root->must_look || !root->hinted.empty()) deadline = std::min(deadline, root->due);
+  for (const watched_root* root : polled_)
+    deadline = std::min(deadline, root->next_poll);
+  for (const pending_move& move : moves_)
+    deadline = std::min(deadline, move.until);
+  return deadline;
+}
+
+/// Finds what a notice calls for a look at, once for all that it concerns. False: that would wait.
+bool change_finder::look_for(const notice& n, const subscribers& who, bool may_wait,
+                             file_look& look) {
+  constexpr std::uint32_t looked_at =
+      notice::modified | notice::metadata | notice::created | notice::moved_to;
+  if ((n.what & looked_at) == 0) return true;
+  const auto at = [&](const std::filesystem::path& path, bool follow) {
+    if (!may_wait) return watching::look_at_once(path, follow, look);
+    if (watching::look_at(path, follow, look)) look.exists = true;
+    return true;
+  };
+  // Whoever looked since the notices were read has seen what they are about.
+  const bool may_know = (n.what & (notice::created | notice::moved_to)) == 0;
+  const auto takes_events = [](const watched_root& root) {
+    return !root.stream.is_recovering && root.options.coalesce.count() <= 0;
+  };
+  if (n.name.empty()) {
+    for (watched_root* root : who.files) {
+      if (!takes_events(*root)) continue;
+      if (root->batch == batch_) {
+        look = root->seen;
+        return true;
+      }
+      return at(root->place, true);
+    }
+    return true;
+  }
+  for (watched_folder* folder : who.folders) {
+    if (!takes_events(folder->root)) continue;
+    const auto known = folder->entries.find(n.name);
+    if (may_know && known != folder->entries.end() && known->second.batch == batch_) {
+      look = known->second.seen;
+      return true;
+    }
+    return at(folder->place() / n.name, false);
+  }
+  return true;
+}
+
+bool change_finder::handle(const notice& n, bool may_wait) {
+  if ((n.what & notice::overflow) != 0) {
+    for (const auto& stream : streams_)
+      lose(*stream);
+    return true;
+  }
+  const auto it = ids_.find(n.id);
+  if (it == ids_.end()) return true;
+  if ((n.what & notice::ended) != 0) {
+    ended(n.id);
+    return true;
+  }
+  file_look look;
+  if (!look_for(n, it->second, may_wait, look)) return false;
+  if (n.name.empty()) {
+    changed_itself(n, look);
+    return true;
+  }
+  // What happens to a name after it went away is not to be told before that.
+  const auto same_name = std::find_if(moves_.begin(), moves_.end(), [&](const pending_move& m) {
+    return m.from.id == n.id && m.from.name == n.name &&
+           ((n.what & notice::moved_to) == 0 || m.from.cookie != n.cookie);
+  });
+  if (same_name != moves_.end()) {
+    pending_move move = std::move(*same_name);
+    moves_.erase(same_name);
+    expire(std::move(move));
+    if (!ids_.contains(n.id)) return true;
+  }
+  if ((n.what & notice::moved_from) != 0) {
+    begin_move(n);
+    return true;
+  }
+  if ((n.what & notice::moved_to) != 0) {
+    const auto from = std::find_if(moves_.begin(), moves_.end(), [&](const pending_move& m) {
+      return m.from.cookie == n.cookie;
+    });
+    pending_move move;
+    if (from != moves_.end()) {
+      move = std::move(*from);
+      moves_.erase(from);
+    }
+    end_move(move, n, look);
+    expire(std::move(move));
+    return true;
+  }
+  // Copies: to tell may change who is concerned.
+  const auto folders = ids_.at(n.id).folders;
+  for (watched_root* root : roots_by_name(n))
+    changed_on_the_way(*root, n);
+  for (watched_folder* folder : folders)
+    changed_in(*folder, n, look);
+  return true;
+}
+
+std::vector<watched_root*> change_finder::roots_by_name(const notice& n) const {
+  std::vector<watched_root*> roots;
+  const auto [begin, end] = ids_.at(n.id).names.equal_range(n.name);
+  std::transform(begin, end, std::back_inserter(roots), [](const auto& r) { return r.second; });
+  return roots;
+}
+
+void change_finder::ended(watch_id id) {
+  const auto it = ids_.find(id);
+  subscribers who = std::move(it->second);
+  ids_.erase(it);
+  for (watched_folder* folder : who.folders) {
+    folder->id = no_watch;
+    if (folder->parent == nullptr) hint(folder->root, 0);
+  }
+  for (watched_root* root : who.files) {
+    root->own = no_watch;
+    hint(*root, 0);
+  }
+  for (const auto& [name, root] : who.names) {
+    for (auto& step : root->steps)
+      if (step.id == id) step.id = no_watch;
+    hint(*root, 0);
+  }
+}
+
+void change_finder::changed_itself(const notice& n, const file_look& look) {
+  const auto it = ids_.find(n.id);
+  const auto folders = it->second.folders;
+  const auto files = it->second.files;
+  std::vector<watched_root*> on_the_way;
+  for (const auto& [name, root] : it->second.names)
+    on_the_way.push_back(root);
+  const bool is_gone = (n.what & notice::self_is_gone) != 0;
+  if (is_gone)
+    for (watched_root* root : on_the_way)
+      hint(*root, 0);
+  for (watched_folder* folder : folders) {
+    // Of others their parent tells.
+    if (folder->parent != nullptr) continue;
+    watched_root& root = folder->root;
+    if (is_gone || takes_hints(root))
+      hint(root, n.what & notice::metadata);
+    else if ((n.what & notice::metadata) != 0)
+      tell(root, change_kind::metadata, root.given, look);
+  }
+  for (watched_root* root : files) {
+    if (is_gone || takes_hints(*root)) {
+      hint(*root, n.what & (notice::modified | notice::metadata));
+    } else if (!look.is_same_file(root->seen)) {
+      // It has lost the name, of which there is other notice.
+      hint(*root, 0);
+    } else {
+      const bool is_shorter = look.size < root->seen.size;
+      const auto kind = is_shorter                         ? change_kind::truncated
+                        : (n.what & notice::modified) != 0 ? change_kind::modified
+                                                           : change_kind::metadata;
+      root->seen = look;
+      root->batch = batch_;
+      tell(*root, kind, root->given, look);
+    }
+  }
+}
+
+void change_finder::changed_on_the_way(watched_root& root, const notice& n) {
+  if ((n.what & (notice::created | notice::deleted)) == 0) return;
+  if (takes_hints(root) || (n.what & notice::created) != 0 || root.steps.size() != 1)
+    return hint(root, 0);
+  left(root);
+}
+
+void change_finder::left(watched_root& root) {
+  if (!root.seen.exists) return;
+  root.seen = {};
+  unsubscribe_own(root);
+  if (root.tree) {
+    drop(*root.tree);
+    root.tree.reset();
+  }
+  tell(root, change_kind::removed, root.given, {});
+}
+
+void change_finder::changed_in(watched_folder& folder, const notice& n, const file_look& look) {
+  if (takes_hints(folder.root)) return hint(folder, n.name, n.what);
+  if ((n.what & notice::created) != 0) came(folder, n.name, look);
+  if ((n.what & notice::deleted) != 0) left(folder, n.name);
+  if ((n.what & (notice::modified | notice::metadata)) != 0) written(folder, n, look);
+}
+
+void change_finder::came(watched_folder& folder, const std::string& name, const file_look& look) {
+  const auto [it, is_unknown] = folder.entries.try_emplace(name);
+  watched_entry& entry = it->second;
+  const bool is_another = entry.seen.exists && look.exists && !entry.seen.is_same_file(look);
+  const bool was_told = std::exchange(entry.is_told, true);
+  const bool is_new_child = is_unknown || is_another;
+  if (is_another) drop(entry);
+  if (look.exists) entry.seen = look;
+  entry.listing = folder.listing;
+  if (is_unknown || (!was_told && !is_another))
+    tell(folder, change_kind::created, name, look);
+  else if (is_another)
+    tell(folder, change_kind::replaced, name, look);
+  if (!look.is_folder || !folder.root.options.recursive) return;
+  if (is_new_child || !entry.below) return adopt(folder, entry, name, true);
+  // Found by listing, though it came after that was begun: so did all that is in it.
+  if (!was_told) {
+    entry.below->is_new = true;
+    list(*entry.below);
+  }
+}
+
+void change_finder::left(watched_folder& folder, const std::string& name) {
+  const auto it = folder.entries.find(name);
+  if (it == folder.entries.end()) {
+    // Of before it was listed; or of before it was watched, and then nobody has heard of it.
+    if (!folder.is_new) tell(folder, change_kind::removed, name, {});
+    return;
+  }
+  drop(it->second);
+  folder.entries.erase(it);
+  tell(folder, change_kind::removed, name, {});
+}
+
+void change_finder::written(watched_folder& folder, const notice& n, const file_look& look) {
+  const auto [it, is_unknown] = folder.entries.try_emplace(n.name);
+  watched_entry& entry = it->second;
+  auto kind = (n.what & notice::modified) != 0 ? change_kind::modified : change_kind::metadata;
+  if (is_unknown) {
+    const bool is_first = folder.is_new || !folder.is_unlisted;
+    if (!look.exists) {
+      folder.entries.erase(it);
+      if (is_first) return;
+    } else {
+      entry.is_told = true;
+      entry.listing = folder.listing;
+      entry.batch = batch_;
+      entry.seen = look;
+      if (look.is_folder && folder.root.options.recursive) adopt(folder, entry, n.name, is_first);
+      if (is_first) kind = change_kind::created;
+    }
+    return tell(folder, kind, n.name, look);
+  }
+  if (look.is_same_file(entry.seen)) {
+    if (!look.is_folder && look.size < entry.seen.size) kind = change_kind::truncated;
+    entry.seen = look;
+    entry.batch = batch_;
+    return tell(folder, kind, n.name, look);
+  }
+  // Something else has the name by now, of which there is other notice.
+  tell(folder, kind, n.name, {});
+}
+
+// --- renames
+// ------------------------------------------------------------------------------------------------
+
+void change_finder::begin_move(const notice& n) {
+  pending_move move;
+  move.from = n;
+  move.until = watch_clock::now() + longest_move;
+  const auto folders = ids_.at(n.id).folders;
+  for (watched_root* root : roots_by_name(n)) {
+    if (takes_hints(*root) || root->steps.size() != 1)
+      hint(*root, 0);
+    else
+      move.roots.push_back(root);
+  }
+  for (watched_folder* folder : folders) {
+    const bool is_hint = takes_hints(folder->root);
+    const auto it = folder->entries.find(n.name);
+    const bool is_known = it != folder->entries.end();
+    // Who gathers may still be told of a rename, if the old name was told before.
+    if (folder->root.stream.is_recovering || (is_hint && !is_known)) {
+      hint(*folder, n.name, n.what);
+      continue;
+    }
+    move.entries.emplace_back(folder, is_known ? std::move(it->second) : watched_entry());
+    if (is_known) folder->entries.erase(it);
+  }
+  if (!move.roots.empty() || !move.entries.empty()) moves_.push_back(std::move(move));
+}
+
+/// Tells of a name that was moved to; what of `from` went there is taken out of it.
+void change_finder::end_move(pending_move& from, const notice& n, const file_look& look) {
+  const auto folders = ids_.at(n.id).folders;
+
+  for (watched_root* root : std::vector<watched_root*>(from.roots)) {
+    const auto parent = std::find_if(folders.begin(), folders.end(), [&](watched_folder* folder) {
+      return &folder->root.stream == &root->stream;
+    });
+    std::filesystem::path now;
+    if (from.from.id == n.id)
+      now = root->given.parent_path() / n.name;
+    else if (parent != folders.end())
+      now = (*parent)->told_path() / n.name;
+    else
+      continue;
+    erase_one(from.roots, root);
+    if (!root->seen.exists) continue;
+    root->seen = {};
+    unsubscribe_own(*root);
+    if (root->tree) {
+      drop(*root->tree);
+      root->tree.reset();
+    }
+    tell(*root, change_kind::renamed, now, {}, root->given);
+  }
+  for (watched_root* root : roots_by_name(n))
+    hint(*root, 0);
+
+  for (watched_folder* folder : folders) {
+    const auto same_root = [&](const auto& e) { return &e.first->root == &folder->root; };
+    const auto same_stream = [&](const auto& e) {
+      return &e.first->root.stream == &folder->root.stream;
+    };
+    auto source = std::find_if(from.entries.begin(), from.entries.end(), same_root);
+    if (source == from.entries.end())
+      source = std::find_if(from.entries.begin(), from.entries.end(), same_stream);
+    const bool is_hint = takes_hints(folder->root);
+    if (source == from.entries.end() || folder->root.stream.is_recovering) {
+      if (is_hint)
+        hint(*folder, n.name, n.what);
+      else
+        came(*folder, n.name, look);
+      continue;
+    }
+    watched_folder& old_folder = *source->first;
+    watched_entry moved = std::move(source->second);
+    from.entries.erase(source);
+    old_folder.hints.erase(from.from.name);
+    const auto [it, is_free] = folder->entries.try_emplace(n.name);
+    watched_entry& entry = it->second;
+    if (!is_free) drop(entry);
+    entry.seen = look.exists ? look : moved.seen;
+    entry.is_told = true;
+    entry.listing = folder->listing;
+    tell(*folder, change_kind::renamed, n.name, {}, old_folder.told_path() / from.from.name);
+    if (!is_free) tell(*folder, change_kind::replaced, n.name, entry.seen);
+    if (is_hint) hint(*folder, n.name, 0);
+    if (moved.below && &old_folder.root == &folder->root) {
+      entry.below = std::move(moved.below);
+      entry.below->parent = folder;
+      entry.below->name = n.name;
+      continue;
+    }
+    drop(moved);
+    if (entry.seen.is_folder && folder->root.options.recursive) adopt(*folder, entry, n.name, true);
+  }
+}
+
+/// Ends what has no second half: it left.
+void change_finder::expire(pending_move move) {
+  for (watched_root* root : move.roots)
+    left(*root);
+  while (!move.entries.empty()) {
+    auto [folder, entry] = std::move(move.entries.back());
+    move.entries.pop_back();
+    if (entry.seen.exists || !folder->is_new)
+      tell(*folder, change_kind::removed, move.from.name, {});
+    drop(entry);
+  }
+}
+
+// --- looking
+// ------------------------------------------------------------------------------------------------
+
+void change_finder::poll_due(watch_clock::time_point now) {
+  for (watched_root* root : polled_) {
+    if (root->next_poll > now) continue;
+    root->next_poll = now + root->poll;
+    hint_at_once(*root);
+    if (!root->tree || !root->to_list.empty()) continue;
+    if (root->polls_all) {
+      list_all(*root->tree);
+      continue;
+    }
+    std::vector<watched_folder*> below{root->tree.get()};
+    while (!below.empty()) {
+      watched_folder* const folder = below.back();
+      below.pop_back();
+      if (folder->is_polled) list(*folder);
+      for (auto& [name, entry] : folder->entries)
+        if (entry.below) below.push_back(entry.below.get());
+    }
+  }
+}
+
+/// False: there is more to do.
+bool change_finder::work_on(watched_root& root, int& budget) {
+  if (root.due <= watch_clock::now()) {
+    if (root.must_look) look_at_root(root);
+    while (!root.hinted.empty()) {
+      watched_folder& folder = **root.hinted.begin();
+      while (!folder.hints.empty()) {
+        if (!root.stream.has_room()) return true;
+        if (--budget < 0) return false;
+        auto hint = folder.hints.extract(folder.hints.begin());
+        file_look look;
+        if (watching::look_at(folder.place() / hint.key(), false, look)) look.exists = true;
+        compare(folder, hint.key(), look, hint.mapped());
+      }
+      root.hinted.erase(&folder);
+    }
+    root.due = watch_clock::time_point::max();
+  }
+  while (!root.to_list.empty()) {
+    if (!root.stream.has_room()) return true;
+    if (budget <= 0) return false;
+    list_some(**root.to_list.begin(), budget);
+  }
+  // Listing hints at what it does not find any more.
+  return root.hinted.empty() || root.due > watch_clock::now();
+}
+
+void change_finder::list_some(watched_folder& folder, int& budget) {
+  watched_root& root = folder.root;
+  const auto is_over = [&] {
+    folder.reader.close();
+    root.to_list.erase(&folder);
+  };
+  if (!folder.reader.is_open()) {
+    // The watch comes first: what happens during the listing is noticed.
+    const std::filesystem::path place = folder.place();
+    watch_id id = no_watch;
+    --budget;
+    std::error_code error = source_.add(place, interest::folder, id);
+    if (!error) {
+      subscribe(folder, id);
+      folder.is_polled = false;
+    } else if (!is_missing(error)) {
+      folder.is_polled = true;
+      fall_back(root, folder.told_path(), error);
+    }
+    // The user's own path may be a link.
+    if (!is_missing(error))
+      error = folder.reader.open(folder.parent == nullptr ? place / "." : place);
+    if (error && !folder.reader.is_open()) {
+      is_over();
+      if (!is_missing(error)) {
+        fall_back(root, folder.told_path(), error);
+        return;
+      }
+      if (folder.parent != nullptr)
+        hint_at_once(*folder.parent, folder.name);
+      else
+        hint_at_once(root);
+      return;
+    }
+    ++folder.listing;
+  }
+  std::string name;
+  file_look look;
+  std::error_code error;
+  while (--budget >= 0) {
+    if (!root.stream.has_room()) return;
+    if (folder.reader.next(name, look, error)) {
+      found(folder, name, look);
+      continue;
+    }
+    is_over();
+    if (error) return;
+    folder.is_unlisted = false;
+    folder.is_new = false;
+    for (const auto& [known, entry] : folder.entries)
+      if (entry.listing != folder.listing) hint_at_once(folder, known);
+    return;
+  }
+}
+
+/// Compares what a listing found with what was known.
+void change_finder::found(watched_folder& folder, const std::string& name, const file_look& look) {
+  watched_root& root = folder.root;
+  const auto known = folder.entries.find(name);
+  if (known != folder.entries.end()) {
+    watched_entry& entry = known->second;
+    if (!entry.is_told && folder.is_new) {
+      entry.is_told = true;
+      tell(folder, change_kind::created, name, look);
+      if (entry.below) {
+        entry.below->is_new = true;
+        list(*entry.below);
+      }
+    }
+    return compare(folder, name, look, 0);
+  }
+  if (folder.is_new || !folder.is_unlisted) return compare(folder, name, look, 0);
+
+  watched_entry& entry = folder.entries[name];
+  entry.seen = look;
+  entry.listing = folder.listing;
+  // It was there before, unless its times tell otherwise. Of the user's own folder every change is
+  // noticed, but in a gap.
+  const bool is_new = look.born > root.begin;
+  std::optional<change_kind> kind;
+  if (folder.parent != nullptr || root.stream.is_recovering) {
+    if (is_new)
+      kind = change_kind::created;
+    else if (look.modified > root.begin && !look.is_folder)
+      kind = change_kind::modified;
+    else if (look.changed > root.begin && !look.is_folder)
+      kind = change_kind::metadata;
+  }
+  if (kind) {
+    entry.is_told = true;
+    tell(folder, *kind, name, look);
+  }
+  if (look.is_folder && root.options.recursive) adopt(folder, entry, name, kind && is_new);
+}
+
+std::optional<change_kind> change_finder::difference(const file_look& before, const file_look& now,
+                                                     std::uint32_t at_least) {
+  if (!now.is_folder) {
+    if (now.size < before.size) return change_kind::truncated;
+    if (now.size != before.size || now.modified != before.modified) return change_kind::modified;
+    if ((at_least & notice::modified) != 0) return change_kind::modified;
+    if (now.changed != before.changed) return change_kind::metadata;
+  }
+  if ((at_least & notice::metadata) != 0) return change_kind::metadata;
+  return std::nullopt;
+}
+
+/// Tells the difference between what is known of a name and what is there.
+void change_finder::compare(watched_folder& folder, const std::string& name, const file_look& look,
+                            std::uint32_t at_least) {
+  const auto known = folder.entries.find(name);
+  if (!look.exists) {
+    if (known != folder.entries.end()) left(folder, name);
+    return;
+  }
+  if (known == folder.entries.end() || !look.is_same_file(known->second.seen))
+    return came(folder, name, look);
+  watched_entry& entry = known->second;
+  entry.listing = folder.listing;
+  const auto kind = difference(entry.seen, look, at_least);
+  entry.seen = look;
+  if (kind) {
+    entry.is_told = true;
+    tell(folder, *kind, name, look);
+  }
+  if (look.is_folder && folder.root.options.recursive && !entry.below)
+    adopt(folder, entry, name, false);
+}
+
+void change_finder::look_at_root(watched_root& root) {
+  placed_watches placed = place(root.place);
+  root.must_look = false;
+  const std::uint32_t at_least = std::exchange(root.hint, 0);
+  if (placed.limit) fall_back(root, root.given, placed.limit);
+  if (placed.error) placed.look = {};
+  const file_look look = placed.look;
+  settle(root, std::move(placed));
+  compare_root(root, look, at_least);
+}
+
+void change_finder::compare_root(watched_root& root, const file_look& look,
+                                 std::uint32_t at_least) {
+  if (!look.exists) return left(root);
+  const file_look before = std::exchange(root.seen, look);
+  if (!look.is_folder && root.tree) {
+    drop(*root.tree);
+    root.tree.reset();
+  }
+  const bool is_same = look.is_same_file(before);
+  if (look.is_folder && !is_same) {
+    root.tree->is_new = !before.exists || !before.is_folder;
+    list(*root.tree);
+  }
+  std::optional<change_kind> kind;
+  if (!before.exists)
+    kind = change_kind::created;
+  else if (!is_same)
+    kind = change_kind::replaced;
+  else
+    kind = difference(before, look, at_least);
+  if (kind) tell(root, *kind, root.given, look);
+}
+
+void change_finder::adopt(watched_folder& folder, watched_entry& entry, const std::string& name,
+                          bool is_new) {
+  drop(entry);
+  entry.below = std::make_unique<watched_folder>(folder.root, &folder, name);
+  entry.below->is_new = is_new;
+  list(*entry.below);
+}
+
+// --- letting go
+// ------------------------------------------------------------------------------------------------
+
+void change_finder::drop(watched_entry& entry) {
+  if (!entry.below) return;
+  drop(*entry.below);
+  entry.below.reset();
+}
+
+void change_finder::drop(watched_folder& folder) {
+  for (auto& [name, entry] : folder.entries)
+    drop(entry);
+  for (pending_move& move : moves_) {
+    for (auto& [from, entry] : move.entries)
+      if (from == &folder) drop(entry);
+    std::erase_if(move.entries, [&](const auto& e) { return e.first == &folder; });
+  }
+  unsubscribe(folder);
+  folder.root.to_list.erase(&folder);
+  folder.root.hinted.erase(&folder);
+}
+
+void change_finder::drop(watched_root& root) {
+  for (pending_move& move : moves_)
+    erase_one(move.roots, &root);
+  if (root.tree) drop(*root.tree);
+  unsubscribe_own(root);
+  unsubscribe_steps(root);
+  active_.erase(&root);
+  polled_.erase(&root);
+}
+
+}  // namespace detail
+MAPIO_NAMESPACE_END

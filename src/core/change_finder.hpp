@@ -1,0 +1,234 @@
+#ifndef MAPIO_SRC_CORE_CHANGE_FINDER_HPP
+#define MAPIO_SRC_CORE_CHANGE_FINDER_HPP
+
+#include "watch/watch_source.hpp"
+#include "watch_stream.hpp"
+
+#include <mapio/watcher.hpp>
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail {
+
+using watch_clock = std::chrono::steady_clock;
+
+class watched_root;
+struct watched_folder;
+
+/// A name in a watched folder, and the last that was told, or found before anything was told.
+struct watched_entry {
+  watching::file_look seen;
+  bool is_told = false;       // as created, or by any event
+  std::uint32_t listing = 0;  // the last one that found it
+  std::uint32_t batch = 0;    // of notices, in which it was looked at last
+  std::unique_ptr<watched_folder> below;
+};
+
+/// A folder of which the content is watched.
+struct watched_folder {
+  watched_folder(watched_root& r, watched_folder* p, std::string n)
+      : root(r), parent(p), name(std::move(n)) {}
+
+  /// For the OS, and for the user.
+  std::filesystem::path place() const;
+  std::filesystem::path told_path() const;
+
+  watched_root& root;
+  watched_folder* parent;  // null: this is what the user gave
+  std::string name;
+  watching::watch_id id = watching::no_watch;
+  bool is_new = false;      // whatever is found in it has to be told
+  bool is_unlisted = true;  // what it contains is not yet known
+  bool is_polled = false;
+  std::uint32_t listing = 0;       // counts them
+  watching::folder_reader reader;  // of the one under way
+  std::unordered_map<std::string, watched_entry> entries;
+  std::map<std::string, std::uint32_t> hints;  // names to look at, and what is to be told at least
+};
+
+/// A path that a user gave.
+class watched_root {
+ public:
+  /// Where something with an effect on the path may come and go.
+  struct step {
+    std::filesystem::path folder;
+    std::string name;
+    watching::watch_id id = watching::no_watch;
+  };
+
+  watched_root(watch_stream& s, const std::filesystem::path& path, const watch_options& o);
+
+  watch_stream& stream;
+  const std::filesystem::path given;
+  const std::filesystem::path place;  // the same, and absolute
+  const watch_options options;
+  std::weak_ptr<file_state> file;
+  std::int64_t begin = 0;  // file_clock() before it was watched
+
+  std::vector<step> steps;
+  watching::watch_id own = watching::no_watch;  // of a file
+  watching::file_look seen;
+  std::uint32_t batch = 0;
+  std::unique_ptr<watched_folder> tree;  // of a folder
+
+  // What is to be done: at once, or when it is due.
+  bool must_look = false;
+  std::uint32_t hint = 0;
+  watch_clock::time_point due = watch_clock::time_point::max();
+  std::unordered_set<watched_folder*> to_list;
+  std::unordered_set<watched_folder*> hinted;
+
+  std::chrono::milliseconds poll{0};
+  bool polls_all = false;
+  watch_clock::time_point next_poll;
+};
+
+/// Finds out what happened to watched paths, from what the OS tells and by looking, and tells it to
+/// the streams. One thread at a time.
+///
+/// Each root and each entry has a last known state. In the usual case a notice is an event, and the
+/// state follows. While a stream recovers from a gap, or gathers (watch_options::coalesce), a
+/// notice is only a hint where to look; what is told then is the difference from the known state. A
+/// gap makes a hint of everything, and polling does so again and again.
+class change_finder {
+ public:
+  /// The watches that a root rests on, once they are placed, and what was seen then.
+  struct placed_watches {
+    std::vector<watched_root::step> steps;
+    watching::watch_id own = watching::no_watch;
+    watching::watch_id folder = watching::no_watch;
+    std::vector<watching::watch_id> unused;
+    watching::file_look look;
+    std::error_code limit;  // why some are missing
+    std::error_code error;  // of the look, or for good
+  };
+  enum class outcome { done, more, has_to_wait };
+
+  explicit change_finder(watching::watch_source& source) : source_(source) {}
+
+  /// Any thread; may wait.
+  placed_watches place(const std::filesystem::path& path) const;
+  /// Counts the watches that were ended; place() before, add() after the same number: they are all
+  /// there.
+  std::uint64_t removals() const noexcept { return removals_.load(); }
+
+  void add(std::shared_ptr<watch_stream> stream, std::unique_ptr<watched_root> root,
+           placed_watches placed, std::uint64_t removals_before);
+  void release(const placed_watches& placed);
+  void remove(const watch_stream& stream, const std::filesystem::path& path);
+  void remove(const watch_stream& stream);
+
+  /// Asks the OS; what it said is for work().
+  void read();
+  /// Goes on with what there is to do, if `may_wait` is not needed for it.
+  outcome work(bool may_wait);
+  /// Forgets what could not be carried out: all there is has to be looked at.
+  void lose_everything() noexcept;
+  /// Lets go of all watches, and of the streams.
+  void clear() noexcept;
+  /// Gives out the operations that have got their event.
+  std::vector<operation*> take_over() noexcept { return std::exchange(over_, {}); }
+  /// When there will be something to do if nothing is told.
+  watch_clock::time_point next_deadline() const noexcept;
+
+ private:
+  struct subscribers {
+    std::vector<watched_folder*> folders;
+    std::unordered_multimap<std::string, watched_root*> names;
+    std::vector<watched_root*> files;
+
+    bool empty() const noexcept { return folders.empty() && names.empty() && files.empty(); }
+  };
+  struct pending_move {
+    watching::notice from;
+    watch_clock::time_point until;
+    std::vector<std::pair<watched_folder*, watched_entry>> entries;
+    std::vector<watched_root*> roots;
+  };
+
+  bool handle(const watching::notice& n, bool may_wait);
+  bool look_for(const watching::notice& n, const subscribers& who, bool may_wait,
+                watching::file_look& look);
+  std::vector<watched_root*> roots_by_name(const watching::notice& n) const;
+  void ended(watching::watch_id id);
+  void changed_itself(const watching::notice& n, const watching::file_look& look);
+  void changed_in(watched_folder& folder, const watching::notice& n,
+                  const watching::file_look& look);
+  void changed_on_the_way(watched_root& root, const watching::notice& n);
+  void begin_move(const watching::notice& n);
+  void end_move(pending_move& from, const watching::notice& n, const watching::file_look& look);
+  void expire(pending_move move);
+  void came(watched_folder& folder, const std::string& name, const watching::file_look& look);
+  void left(watched_folder& folder, const std::string& name);
+  void left(watched_root& root);
+  void written(watched_folder& folder, const watching::notice& n, const watching::file_look& look);
+
+  bool takes_hints(watched_root& root);
+  void hint(watched_folder& folder, const std::string& name, std::uint32_t what);
+  void hint(watched_root& root, std::uint32_t what);
+  void hint_at_once(watched_root& root);
+  void hint_at_once(watched_folder& folder, const std::string& name);
+  void list(watched_folder& folder);
+  void list_all(watched_folder& folder);
+  void lose(watch_stream& stream);
+
+  bool work_on(watched_root& root, int& budget);
+  void list_some(watched_folder& folder, int& budget);
+  void found(watched_folder& folder, const std::string& name, const watching::file_look& look);
+  void compare(watched_folder& folder, const std::string& name, const watching::file_look& look,
+               std::uint32_t at_least);
+  void look_at_root(watched_root& root);
+  void compare_root(watched_root& root, const watching::file_look& look, std::uint32_t at_least);
+  std::optional<change_kind> difference(const watching::file_look& before,
+                                        const watching::file_look& now, std::uint32_t at_least);
+  void settle(watched_root& root, placed_watches&& placed);
+  void adopt(watched_folder& folder, watched_entry& entry, const std::string& name, bool is_new);
+  void drop(watched_entry& entry);
+  void drop(watched_folder& folder);
+  void drop(watched_root& root);
+  void poll_due(watch_clock::time_point now);
+  void fall_back(watched_root& root, const std::filesystem::path& path, std::error_code reason);
+  void end_recoveries();
+
+  void tell(watched_root& root, change_kind kind, std::filesystem::path path,
+            const watching::file_look& look, std::filesystem::path previous = {});
+  void tell(watched_folder& folder, change_kind kind, const std::string& name,
+            const watching::file_look& look, std::filesystem::path previous = {});
+
+  void subscribe(watched_folder& folder, watching::watch_id id);
+  void unsubscribe(watched_folder& folder);
+  void unsubscribe_own(watched_root& root);
+  void unsubscribe_steps(watched_root& root);
+  void end_if_unused(watching::watch_id id);
+
+  watching::watch_source& source_;
+  std::atomic<std::uint64_t> removals_{0};
+  std::vector<std::shared_ptr<watch_stream>> streams_;
+  std::unordered_map<watching::watch_id, subscribers> ids_;
+  std::unordered_set<watched_root*> active_;  // with something to do
+  std::unordered_set<watched_root*> polled_;
+  std::vector<watching::notice> notices_;
+  std::size_t position_ = 0;
+  bool is_drained_ = false;
+  std::uint32_t batch_ = 0;
+  std::vector<pending_move> moves_;
+  std::vector<operation*> over_;
+};
+
+}  // namespace detail
+MAPIO_NAMESPACE_END
+
+#endif  // MAPIO_SRC_CORE_CHANGE_FINDER_HPP

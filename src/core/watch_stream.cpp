@@ -1,0 +1,130 @@
+#include "watch_stream.hpp"
+
+#include "engine.hpp"
+#include "watch_hub.hpp"
+
+#include <asio/error.hpp>
+
+#include <algorithm>
+#include <utility>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail {
+
+watch_stream::watch_stream(std::shared_ptr<watch_hub> hub, std::size_t capacity)
+    : hub_(std::move(hub)), capacity_(std::max<std::size_t>(capacity, 1)) {}
+
+bool watch_stream::start(change_operation& op) noexcept {
+  op.done = [](operation* self) noexcept { finish(*self); };
+  // Known to the engine before it can be found waiting.
+  if (!op.home->enroll(op)) {
+    op.error = asio::error::operation_aborted;
+    return true;
+  }
+  bool room_is_wanted = false;
+  {
+    std::lock_guard lock(mutex_);
+    if (closed_.load(std::memory_order_relaxed))
+      op.error = errc::not_open;
+    else if (op.cancel_requested.load(std::memory_order_relaxed))
+      op.error = asio::error::operation_aborted;
+    else if (waiting_ != nullptr)
+      op.error = make_error_code(std::errc::operation_in_progress);
+    else if (!queue_.empty()) {
+      op.event = std::move(queue_.front());
+      queue_.pop_front();
+      room_is_wanted = wants_room_ && queue_.size() <= capacity_ / 2;
+      if (room_is_wanted) wants_room_ = false;
+    } else {
+      waiting_ = &op;
+      hub_->next_waits();
+      return false;
+    }
+  }
+  op.home->forget(op);
+  if (room_is_wanted) hub_->kick();
+  return true;
+}
+
+change_operation* watch_stream::take_waiting() noexcept {
+  change_operation* const op = std::exchange(waiting_, nullptr);
+  if (op != nullptr) hub_->next_is_over();
+  return op;
+}
+
+bool watch_stream::withdraw(const operation& op) noexcept {
+  std::lock_guard lock(mutex_);
+  return waiting_ == &op && take_waiting() != nullptr;
+}
+
+void watch_stream::cancel() noexcept {
+  change_operation* op = nullptr;
+  {
+    std::lock_guard lock(mutex_);
+    op = take_waiting();
+  }
+  if (op != nullptr) finish(*op, asio::error::operation_aborted);
+}
+
+void watch_stream::close() noexcept {
+  change_operation* op = nullptr;
+  std::deque<change_event> unread;
+  {
+    std::lock_guard lock(mutex_);
+    if (closed_.exchange(true)) return;
+    unread.swap(queue_);
+    op = take_waiting();
+  }
+  if (op != nullptr) finish(*op, asio::error::operation_aborted);
+}
+
+void watch_stream::note_fallback(const std::filesystem::path& path, std::error_code reason) {
+  std::lock_guard lock(mutex_);
+  const auto is_known = [&](const watch_fallback& f) { return f.path == path; };
+  if (std::none_of(fallbacks_.begin(), fallbacks_.end(), is_known))
+    fallbacks_.push_back({path, reason});
+}
+
+std::vector<watch_fallback> watch_stream::fallbacks() const {
+  std::lock_guard lock(mutex_);
+  return fallbacks_;
+}
+
+bool watch_stream::has_room() noexcept {
+  std::lock_guard lock(mutex_);
+  if (queue_.size() < capacity_) return true;
+  wants_room_ = true;
+  return false;
+}
+
+void watch_stream::push(change_event&& event, std::vector<operation*>& over) {
+  std::lock_guard lock(mutex_);
+  if (closed_.load(std::memory_order_relaxed)) return;
+  if (waiting_ != nullptr) {
+    over.reserve(over.size() + 1);
+    waiting_->event = std::move(event);
+    over.push_back(take_waiting());
+    return;
+  }
+  // Nothing lies between two gaps: they are one.
+  const bool is_overflow = event.kind == change_kind::overflow;
+  if (is_overflow && !queue_.empty() && queue_.back().kind == change_kind::overflow) return;
+  queue_.push_back(std::move(event));
+}
+
+bool withdraw_next(const operation& op) noexcept {
+  const auto& next = static_cast<const change_operation&>(op);
+  return next.stream && next.stream->withdraw(next);
+}
+
+bool start_next(change_operation& op) noexcept {
+  if (!op.stream) {
+    op.error = errc::not_open;
+    return true;
+  }
+  const std::shared_ptr<watch_stream> stream = op.stream;  // the operation may be gone at once
+  return stream->start(op);
+}
+
+}  // namespace detail
+MAPIO_NAMESPACE_END

@@ -1,0 +1,75 @@
+#ifndef MAPIO_SRC_CORE_WATCH_STREAM_HPP
+#define MAPIO_SRC_CORE_WATCH_STREAM_HPP
+
+#include <mapio/watcher.hpp>
+
+#include <atomic>
+#include <cstddef>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail {
+
+class watch_hub;
+class watched_root;
+
+/// The side of a watcher that its user sees: events that wait for next(), or a next() that waits
+/// for an event.
+///
+/// Lock order: engine, this, hub.
+class watch_stream final : public std::enable_shared_from_this<watch_stream> {
+ public:
+  watch_stream(std::shared_ptr<watch_hub> hub, std::size_t capacity);
+  watch_stream(const watch_stream&) = delete;
+  watch_stream& operator=(const watch_stream&) = delete;
+  ~watch_stream() = default;
+
+  // --- the user's; any thread ---
+  /// As detail::start(), for verb::next_change.
+  bool start(change_operation& op) noexcept;
+  /// True: it was waiting, and the caller owns it.
+  bool withdraw(const operation& op) noexcept;
+  void cancel() noexcept;
+  void close() noexcept;
+  bool is_closed() const noexcept { return closed_.load(std::memory_order_acquire); }
+  const std::shared_ptr<watch_hub>& hub() const noexcept { return hub_; }
+  void note_fallback(const std::filesystem::path& path, std::error_code reason);
+  std::vector<watch_fallback> fallbacks() const;
+
+  // --- for whoever finds events; one thread at a time ---
+  /// Tells whether there is room; if not, the hub is told when half of the capacity is free again.
+  bool has_room() noexcept;
+  /// Hands an event over, whether there is room or not. An operation that it ends is added to
+  /// `over`.
+  void push(change_event&& event, std::vector<operation*>& over);
+
+  // The state of that search: whoever owns the hub at the moment.
+  std::vector<std::unique_ptr<watched_root>> roots;
+  bool is_recovering = false;
+
+ private:
+  change_operation* take_waiting() noexcept;
+
+  const std::shared_ptr<watch_hub> hub_;
+  const std::size_t capacity_;
+  std::atomic<bool> closed_{false};
+
+  mutable std::mutex mutex_;  // guards what follows
+  std::deque<change_event> queue_;
+  change_operation* waiting_ = nullptr;
+  bool wants_room_ = false;
+  std::vector<watch_fallback> fallbacks_;
+};
+
+/// Takes a next() back, if it waits.
+bool withdraw_next(const operation& op) noexcept;
+/// Starts a next(); as detail::start().
+bool start_next(change_operation& op) noexcept;
+
+}  // namespace detail
+MAPIO_NAMESPACE_END
+
+#endif  // MAPIO_SRC_CORE_WATCH_STREAM_HPP

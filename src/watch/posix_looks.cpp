@@ -1,0 +1,133 @@
+#include "watch_source.hpp"
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <ctime>
+#include <new>
+#include <thread>
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+MAPIO_NAMESPACE_BEGIN
+namespace detail::watching {
+namespace {
+
+constexpr std::int64_t nanoseconds_per_second = 1'000'000'000;
+
+std::int64_t nanoseconds(const timespec& t) noexcept {
+  return static_cast<std::int64_t>(t.tv_sec) * nanoseconds_per_second + t.tv_nsec;
+}
+
+std::error_code last_error() noexcept {
+  return {errno, std::system_category()};
+}
+
+std::error_code look_from(int folder, const char* name, bool follow, file_look& look) noexcept {
+  look = {};
+#if defined(STATX_BTIME)
+  struct statx s {};
+  if (::statx(folder, name, follow ? 0 : AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS | STATX_BTIME,
+              &s) != 0)
+    return errno == ENOENT || errno == ENOTDIR ? std::error_code() : last_error();
+  const auto time = [](const statx_timestamp& t) {
+    return t.tv_sec * nanoseconds_per_second + static_cast<std::int64_t>(t.tv_nsec);
+  };
+  look.is_folder = S_ISDIR(s.stx_mode);
+  look.device = (std::uint64_t{s.stx_dev_major} << 32) | s.stx_dev_minor;
+  look.inode = s.stx_ino;
+  look.size = s.stx_size;
+  look.modified = time(s.stx_mtime);
+  look.changed = time(s.stx_ctime);
+  if ((s.stx_mask & STATX_BTIME) != 0) look.born = time(s.stx_btime);
+#else
+  struct stat s {};
+  if (::fstatat(folder, name, &s, follow ? 0 : AT_SYMLINK_NOFOLLOW) != 0)
+    return errno == ENOENT || errno == ENOTDIR ? std::error_code() : last_error();
+  look.is_folder = S_ISDIR(s.st_mode);
+  look.device = static_cast<std::uint64_t>(s.st_dev);
+  look.inode = s.st_ino;
+  look.size = static_cast<std::uint64_t>(s.st_size);
+  look.modified = nanoseconds(s.st_mtim);
+  look.changed = nanoseconds(s.st_ctim);
+#endif
+  look.exists = true;
+  return {};
+}
+
+}  // namespace
+
+std::error_code look_at(const std::filesystem::path& path, bool follow, file_look& look) noexcept {
+  return look_from(AT_FDCWD, path.c_str(), follow, look);
+}
+
+std::int64_t file_clock() noexcept {
+  timespec now{};
+#if defined(CLOCK_REALTIME_COARSE)
+  ::clock_gettime(CLOCK_REALTIME_COARSE, &now);
+#else
+  ::clock_gettime(CLOCK_REALTIME, &now);
+#endif
+  return nanoseconds(now);
+}
+
+void let_tick_pass() noexcept {
+  const std::int64_t begin = file_clock();
+  while (file_clock() == begin)
+    std::this_thread::sleep_for(std::chrono::microseconds(500));
+}
+
+struct folder_reader::state {
+  ~state() {
+    if (folder != nullptr) ::closedir(folder);
+  }
+  DIR* folder = nullptr;
+};
+
+folder_reader::folder_reader() noexcept = default;
+folder_reader::~folder_reader() = default;
+
+std::error_code folder_reader::open(const std::filesystem::path& folder) noexcept {
+  close();
+  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (fd < 0) return last_error();
+  std::unique_ptr<state> s(new (std::nothrow) state);
+  if (s) s->folder = ::fdopendir(fd);
+  if (!s || s->folder == nullptr) {
+    const std::error_code error = last_error();
+    ::close(fd);
+    return error;
+  }
+  state_ = std::move(s);
+  return {};
+}
+
+bool folder_reader::is_open() const noexcept {
+  return state_ != nullptr;
+}
+
+void folder_reader::close() noexcept {
+  state_.reset();
+}
+
+bool folder_reader::next(std::string& name, file_look& look, std::error_code& error) {
+  for (;;) {
+    errno = 0;
+    const dirent* const e = ::readdir(state_->folder);
+    if (e == nullptr) {
+      if (errno != 0) error = last_error();
+      return false;
+    }
+    if (std::strcmp(e->d_name, ".") == 0 || std::strcmp(e->d_name, "..") == 0) continue;
+    name = e->d_name;
+    // What cannot be looked at is there all the same.
+    if (look_from(::dirfd(state_->folder), e->d_name, false, look)) look.exists = true;
+    if (look.exists) return true;
+  }
+}
+
+}  // namespace detail::watching
+MAPIO_NAMESPACE_END
