@@ -11,6 +11,7 @@
 #include <mapio/mapping.hpp>
 #include <mapio/options.hpp>
 #include <mapio/region.hpp>
+#include <mapio/watcher.hpp>
 
 #include <asio/any_io_executor.hpp>
 #include <asio/async_result.hpp>
@@ -22,6 +23,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 
@@ -553,6 +555,37 @@ class basic_mapped_file {
   template <atomic_word T>
   atomic_cell<T, Executor> atomic(std::uint64_t offset, std::error_code& error) const {
     return {map().template atomic<T>(offset, error), executor_, home_, handle_};
+  }
+
+  /// Makes a watcher of this file, by its name: what others do to it, and what mapio stores.
+  ///
+  /// When it tells of another size, or of another file under the name, size_is_stale() holds. The
+  /// mapping stays that of the file that was opened. Stores are told once per flush, if
+  /// open_options::announce is set; resizes are told, too.
+  ///
+  /// @param options  As for basic_watcher::add().
+  /// @par Errors
+  ///   errc::not_open; errc::unsupported for a file that was adopted, which has no name; else as
+  ///   basic_watcher::add().
+  /// @par Example
+  ///   auto changes = file.watch(); mapio::change_event event = co_await changes.next();
+  basic_watcher<Executor> watch(const watch_options& options = {}) const {
+    const std::shared_ptr<detail::file_state> watched = file();
+    if (!watched || !is_open())
+      throw std::system_error(errc::not_open, "mapio::mapped_file::watch");
+    if (path().empty()) throw std::system_error(errc::unsupported, "mapio::mapped_file::watch");
+    basic_watcher<Executor> result(executor_);
+    detail::add_watch(result.stream_, path(), options, watched);
+    return result;
+  }
+  /// Tells whether a watcher of this file saw another size than size(), or another file under the
+  /// name, since the last refresh().
+  ///
+  /// @par Example
+  ///   if (file.size_is_stale()) co_await file.refresh();
+  bool size_is_stale() const noexcept {
+    const std::shared_ptr<detail::file_state> watched = file();
+    return watched && detail::is_size_stale(*watched);
   }
 
   /// Cancels the outstanding verbs of every copy of this handle; see above for what becomes of

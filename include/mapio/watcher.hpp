@@ -121,6 +121,9 @@ MAPIO_DECL std::vector<watch_fallback> fallbacks_of(const std::shared_ptr<watch_
 
 }  // namespace detail
 
+template <class Executor>
+class basic_mapped_file;
+
 /// Tells of changes to any number of files and folders, one event after another, and never misses
 /// one silently.
 ///
@@ -253,6 +256,9 @@ class basic_watcher {
   void close() noexcept { detail::close_watch(stream_); }
 
  private:
+  template <class>
+  friend class basic_mapped_file;
+
   static asio::execution_context& context_of(const executor_type& executor) {
     return asio::query(executor, asio::execution::context);
   }

@@ -251,6 +251,7 @@ void change_finder::remove(const watch_stream& stream) {
 
 void change_finder::clear() noexcept {
   moves_.clear();
+  urgent_.clear();
   active_.clear();
   polled_.clear();
   ids_.clear();
@@ -310,8 +311,10 @@ void change_finder::tell(watched_root& root, change_kind kind, std::filesystem::
                          const file_look& look, std::filesystem::path previous) {
   const bool is_size =
       kind != change_kind::removed && kind != change_kind::renamed && kind != change_kind::metadata;
-  root.stream.push(
-      {kind, std::move(path), std::move(previous), is_size ? size_of(look) : std::nullopt}, over_);
+  const std::optional<std::uint64_t> size = is_size ? size_of(look) : std::nullopt;
+  if (const auto file = root.file.lock())
+    if (kind == change_kind::replaced || (size && *size != file->size())) file->mark_size_stale();
+  root.stream.push({kind, std::move(path), std::move(previous), size}, over_);
 }
 
 void change_finder::tell(watched_folder& folder, change_kind kind, const std::string& name,
@@ -373,6 +376,10 @@ void change_finder::hint(watched_root& root, std::uint32_t what) {
   if (root.stream.is_recovering) return hint_at_once(root);
   root.must_look = true;
   root.hint |= what;
+  if (root.options.coalesce.count() <= 0) {
+    urgent_.push_back(&root);
+    return;
+  }
   if (root.due == watch_clock::time_point::max())
     root.due = watch_clock::now() + root.options.coalesce;
   active_.insert(&root);
@@ -427,7 +434,9 @@ void change_finder::read() {
 
 change_finder::outcome change_finder::work(bool may_wait) {
   for (; position_ < notices_.size(); ++position_)
-    if (!handle(notices_[position_], may_wait)) return outcome::has_to_wait;
+    if (!look_at_urgent(may_wait) || !handle(notices_[position_], may_wait))
+      return outcome::has_to_wait;
+  if (!look_at_urgent(may_wait)) return outcome::has_to_wait;
   const auto now = watch_clock::now();
   while (is_drained_ && !moves_.empty() && moves_.front().until <= now) {
     pending_move move = std::move(moves_.front());
@@ -452,6 +461,20 @@ change_finder::outcome change_finder::work(bool may_wait) {
   if (!is_drained_) return outcome::more;
   end_recoveries();
   return outcome::done;
+}
+
+/// Looks at the roots of which something may be told before what was noticed later. False: that
+/// would wait.
+bool change_finder::look_at_urgent(bool may_wait) {
+  if (!urgent_.empty() && !may_wait) return false;
+  for (watched_root* root : std::exchange(urgent_, {})) {
+    if (!root->must_look) continue;
+    if (takes_hints(*root))
+      hint_at_once(*root);
+    else
+      look_at_root(*root);
+  }
+  return true;
 }
 
 watch_clock::time_point change_finder::next_deadline() const noexcept {
@@ -609,8 +632,9 @@ void change_finder::changed_itself(const notice& n, const file_look& look) {
     if (is_gone || takes_hints(*root)) {
       hint(*root, n.what & (notice::modified | notice::metadata));
     } else if (!look.is_same_file(root->seen)) {
-      // It has lost the name, of which there is other notice.
-      hint(*root, 0);
+      // It has lost the name, of which there is other notice; if not, looking tells.
+      if ((n.what & notice::modified) != 0) tell(*root, change_kind::modified, root->given, {});
+      hint_at_once(*root);
     } else {
       const bool is_shorter = look.size < root->seen.size;
       const auto kind = is_shorter                         ? change_kind::truncated
@@ -1071,6 +1095,7 @@ void change_finder::drop(watched_root& root) {
   if (root.tree) drop(*root.tree);
   unsubscribe_own(root);
   unsubscribe_steps(root);
+  erase_one(urgent_, &root);
   active_.erase(&root);
   polled_.erase(&root);
 }

@@ -159,6 +159,7 @@ class change_finder {
     std::vector<watched_root*> roots;
   };
 
+  bool look_at_urgent(bool may_wait);
   bool handle(const watching::notice& n, bool may_wait);
   bool look_for(const watching::notice& n, const subscribers& who, bool may_wait,
                 watching::file_look& look);
@@ -218,6 +219,7 @@ class change_finder {
   std::atomic<std::uint64_t> removals_{0};
   std::vector<std::shared_ptr<watch_stream>> streams_;
   std::unordered_map<watching::watch_id, subscribers> ids_;
+  std::vector<watched_root*> urgent_;
   std::unordered_set<watched_root*> active_;  // with something to do
   std::unordered_set<watched_root*> polled_;
   std::vector<watching::notice> notices_;

@@ -1573,6 +1573,8 @@ void file_state::advance_resize(operation& op) noexcept {
 
 void file_state::ask_for_size(operation& op) noexcept {
   op.step = asking_for_size;
+  // Whoever sees a change from here on says so again.
+  size_is_stale_.store(false, std::memory_order_release);
   op.what = call::work;
   op.work = [](operation* self) noexcept {
     self->error = platform::current_size(self->handle, self->length);

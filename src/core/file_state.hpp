@@ -62,6 +62,11 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   file_stats stats() const noexcept;
   std::error_code flush_error() const noexcept { return flushes_.error(); }
   void clear_flush_error() noexcept { flushes_.clear_error(); }
+  /// A watcher saw another size than this one, or another file under the name.
+  void mark_size_stale() noexcept { size_is_stale_.store(true, std::memory_order_release); }
+  bool is_size_stale() const noexcept {
+    return is_open() && size_is_stale_.load(std::memory_order_acquire);
+  }
 
   // --- blocking verbs; any thread ---
   failure check(std::uint64_t offset, std::uint64_t length) const noexcept;
@@ -232,6 +237,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   std::atomic<extent*> current_;
   std::atomic<bool> closed_{false};
   std::atomic<std::uint64_t> size_;
+  std::atomic<bool> size_is_stale_{false};
 
   mutable std::mutex mutex_;  // guards what follows, and flushes_
   std::vector<extent*> retired_;

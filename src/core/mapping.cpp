@@ -23,6 +23,9 @@ mapping mapping_of(const std::shared_ptr<file_state>& file) noexcept {
 std::shared_ptr<file_state> state_of(const mapping& m) noexcept {
   return mapping_access::state(m);
 }
+bool is_size_stale(const file_state& file) noexcept {
+  return file.is_size_stale();
+}
 }  // namespace detail
 
 namespace {

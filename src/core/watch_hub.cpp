@@ -59,6 +59,7 @@ void watch_hub::add(const std::shared_ptr<watch_stream>& stream, const std::file
     request([placed](change_finder& finder) { finder.release(placed); });
     throw std::system_error(error, "mapio::watcher::add: " + path.string());
   }
+  if (placed.limit) stream->note_fallback(path, placed.limit);
   if (options.recursive && placed.look.is_folder && watching::file_clock() == (*root)->begin)
     watching::let_tick_pass();
   request([=](change_finder& finder) {

@@ -31,8 +31,9 @@ struct file_look {
   std::int64_t born = 0;     // 0: nobody knows
 
   bool is_same_file(const file_look& other) const noexcept {
+    // Inodes are used again, at once.
     return exists && other.exists && device == other.device && inode == other.inode &&
-           is_folder == other.is_folder;
+           is_folder == other.is_folder && born == other.born;
   }
 };
 

@@ -219,6 +219,7 @@ MAPIO_DECL void cancel_all(const std::shared_ptr<handle_state>& handle,
 MAPIO_DECL std::shared_ptr<engine> engine_of(asio::execution_context& context);
 MAPIO_DECL mapping mapping_of(const std::shared_ptr<file_state>& file) noexcept;
 MAPIO_DECL std::shared_ptr<file_state> state_of(const mapping& m) noexcept;
+MAPIO_DECL bool is_size_stale(const file_state& file) noexcept;
 
 }  // namespace detail
 MAPIO_NAMESPACE_END

@@ -1,0 +1,996 @@
+#include <mapio/watcher.hpp>
+
+#include "support.hpp"
+
+#include <mapio/mapped_file.hpp>
+
+#include <asio/bind_cancellation_slot.hpp>
+#include <asio/cancellation_signal.hpp>
+#include <asio/error.hpp>
+#include <asio/io_context.hpp>
+#include <asio/post.hpp>
+#include <asio/steady_timer.hpp>
+#include <asio/thread_pool.hpp>
+#include <asio/use_future.hpp>
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <functional>
+#include <future>
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/inotify.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+namespace {
+
+namespace fs = std::filesystem;
+using namespace std::chrono_literals;
+using mapio::change_event;
+using mapio::change_kind;
+using mapio::errc;
+using mapio::mapped_file;
+using mapio::mapping;
+using mapio::watch_options;
+using mapio::watcher;
+using support::write_file;
+
+watch_options recursive() {
+  watch_options options;
+  options.recursive = true;
+  return options;
+}
+watch_options missing() {
+  watch_options options;
+  options.allow_missing = true;
+  return options;
+}
+watch_options coalescing(std::chrono::milliseconds interval) {
+  watch_options options;
+  options.coalesce = interval;
+  return options;
+}
+watch_options polling(std::chrono::milliseconds interval) {
+  watch_options options;
+  options.poll = interval;
+  return options;
+}
+
+/// What a consumer knows who was told the content of a folder once, and all events from then on.
+class rebuilt_tree {
+ public:
+  static std::map<fs::path, std::uint64_t> look_at(const fs::path& root) {
+    std::map<fs::path, std::uint64_t> files;
+    for (const auto& entry : fs::recursive_directory_iterator(root))
+      files[entry.path()] = entry.is_directory() ? 0 : entry.file_size();
+    return files;
+  }
+
+  void apply(const change_event& event) {
+    switch (event.kind) {
+    case change_kind::overflow:
+      return;
+    case change_kind::removed:
+      remove(event.path);
+      return;
+    case change_kind::renamed: {
+      std::map<fs::path, std::uint64_t> moved;
+      for (const auto& [path, size] : files)
+        if (is_in(path, event.previous_path)) {
+          const fs::path rest = path.lexically_relative(event.previous_path);
+          moved[rest == "." ? event.path : event.path / rest] = size;
+        }
+      remove(event.previous_path);
+      remove(event.path);
+      files.insert(moved.begin(), moved.end());
+      return;
+    }
+    default:
+      // The size of one that is gone already is not known; its removal follows.
+      files[event.path] = event.size.value_or(files[event.path]);
+    }
+  }
+
+  std::map<fs::path, std::uint64_t> files;
+
+ private:
+  static bool is_in(const fs::path& path, const fs::path& folder) {
+    return std::mismatch(folder.begin(), folder.end(), path.begin(), path.end()).first ==
+           folder.end();
+  }
+  void remove(const fs::path& path) {
+    std::erase_if(files, [&](const auto& f) { return is_in(f.first, path); });
+  }
+};
+
+class watcher_test : public testing::Test {
+ protected:
+  /// Runs a command of the shell in the scratch folder, to its end.
+  void shell(const std::string& command) {
+    const std::string line = "cd '" + dir_.path().string() + "' && { " + command + "; }";
+    EXPECT_EQ(std::system(line.c_str()), 0) << command;
+  }
+
+  /// Asks for one event after another.
+  void listen() {
+    if (listening_) return;
+    listening_ = true;
+    watcher_->next([this](std::error_code error, change_event event) {
+      listening_ = false;
+      if (error) {
+        error_ = error;
+        return;
+      }
+      seen_.push_back(std::move(event));
+      if (!stopping_) listen();
+    });
+  }
+  void stop_listening() {
+    stopping_ = true;
+    watcher_->cancel();
+    EXPECT_TRUE(support::run_until(io_, [&] { return !listening_; }));
+    stopping_ = false;
+  }
+
+  template <class Condition>
+  bool wait_until(Condition condition) {
+    listen();
+    return support::run_until(io_, condition);
+  }
+  bool has_seen(change_kind kind, const fs::path& path) const {
+    return std::any_of(seen_.begin(), seen_.end(), [&](const change_event& event) {
+      return event.kind == kind && event.path == path;
+    });
+  }
+
+  void watch_mark() {
+    write_file(mark_, "");
+    watcher_->add(mark_);
+  }
+  /// Waits for all events of what has happened by now: a mark that is watched by itself comes after
+  /// them.
+  void catch_up() {
+    const std::size_t before = seen_.size();
+    std::ofstream(mark_, std::ios::app) << ".";
+    EXPECT_TRUE(wait_until([&] {
+      return std::any_of(seen_.begin() + static_cast<std::ptrdiff_t>(before), seen_.end(),
+                         [&](const change_event& event) { return event.path == mark_; });
+    }));
+    std::erase_if(seen_, [&](const change_event& event) { return event.path == mark_; });
+  }
+  /// Returns what was told since the last call, relative to the scratch folder and without sizes;
+  /// the kernel makes one of equal ones in a row, or not.
+  std::string told() {
+    catch_up();
+    std::string all;
+    std::string last;
+    for (const change_event& event : std::exchange(seen_, {})) {
+      std::ostringstream line;
+      line << event.kind;
+      if (event.kind == change_kind::renamed)
+        line << ' ' << event.previous_path.lexically_relative(dir_.path()).string() << " ->";
+      line << ' ' << event.path.lexically_relative(dir_.path()).string();
+      if (line.str() == last) continue;
+      last = line.str();
+      all += (all.empty() ? "" : ", ") + last;
+    }
+    return all;
+  }
+
+  support::temp_dir dir_;
+  support::temp_dir mark_dir_;
+  const fs::path mark_ = mark_dir_ / "mark";
+  const fs::path file_ = dir_ / "f";
+  asio::io_context io_;
+  std::optional<watcher> watcher_{std::in_place, io_};
+  std::vector<change_event> seen_;
+  std::error_code error_;
+  bool listening_ = false;
+  bool stopping_ = false;
+};
+
+class watched_file : public watcher_test {
+ protected:
+  void SetUp() override {
+    write_file(file_, "some text\n");
+    watch_mark();
+    watcher_->add(file_);
+  }
+};
+
+// --- one file
+// ------------------------------------------------------------------------------------------------
+
+TEST_F(watched_file, is_modified_by_redirection_of_a_shell) {
+  shell("echo more >> f");
+  catch_up();
+  ASSERT_EQ(seen_.size(), 1U);
+  EXPECT_EQ(seen_[0].kind, change_kind::modified);
+  EXPECT_EQ(seen_[0].path, file_);
+  EXPECT_EQ(seen_[0].size, 15U);
+}
+
+TEST_F(watched_file, is_truncated_by_redirection_of_a_shell) {
+  shell("echo x > f");
+  catch_up();
+  ASSERT_GE(seen_.size(), 1U);
+  EXPECT_EQ(seen_[0].kind, change_kind::truncated);
+  EXPECT_EQ(seen_[0].size, 2U);
+}
+
+TEST_F(watched_file, stays_watched_when_another_one_is_moved_over_it) {
+  shell("echo new > g; mv g f");
+  EXPECT_EQ(told(), "replaced f");
+  shell("echo more >> f");
+  EXPECT_EQ(told(), "modified f");
+}
+
+TEST_F(watched_file, is_replaced_by_sed_in_place) {
+  shell("sed -i s/some/any/ f");
+  EXPECT_EQ(told(), "replaced f");
+  shell("sed -i s/any/some/ f");
+  EXPECT_EQ(told(), "replaced f");
+}
+
+TEST_F(watched_file, is_moved_away_and_created_by_an_editor_that_keeps_a_backup) {
+  shell("mv f f~; echo new > f; rm f~");
+  EXPECT_EQ(told(), "renamed f -> f~, created f");
+  shell("echo more >> f");
+  EXPECT_EQ(told(), "modified f");
+}
+
+TEST_F(watched_file, follows_the_name_when_logs_are_rotated) {
+  shell("mv f f.1; : > f; echo line >> f");
+  EXPECT_EQ(told(), "renamed f -> f.1, created f");
+  shell("echo line >> f.1");
+  EXPECT_EQ(told(), "");
+  shell("echo line >> f");
+  EXPECT_EQ(told(), "modified f");
+}
+
+TEST_F(watched_file, is_truncated_when_logs_are_copied_and_cut) {
+  shell("cp f f.1; : > f");
+  catch_up();
+  ASSERT_EQ(seen_.size(), 1U);
+  EXPECT_EQ(seen_[0].kind, change_kind::truncated);
+  EXPECT_EQ(seen_[0].size, 0U);
+}
+
+TEST_F(watched_file, is_modified_by_cp_and_truncated_by_truncate) {
+  shell("printf '%100d' 1 > other; cp other f");
+  EXPECT_EQ(told(), "modified f");
+  shell("truncate -s 5 f");
+  catch_up();
+  ASSERT_EQ(seen_.size(), 1U);
+  EXPECT_EQ(seen_[0].kind, change_kind::truncated);
+  EXPECT_EQ(seen_[0].size, 5U);
+}
+
+TEST_F(watched_file, stays_watched_when_it_is_removed_and_created) {
+  shell("rm f");
+  EXPECT_EQ(told(), "removed f");
+  shell("echo new > f");
+  EXPECT_EQ(told(), "created f");
+  shell("echo more >> f");
+  EXPECT_EQ(told(), "modified f");
+}
+
+TEST_F(watched_file, stays_watched_when_its_folder_goes_and_comes_again) {
+  fs::create_directory(dir_ / "sub");
+  write_file(dir_ / "sub" / "g", "text");
+  watcher_->add(dir_ / "sub" / "g");
+  shell("rm -r sub");
+  EXPECT_EQ(told(), "removed sub/g");
+  shell("mkdir sub");
+  EXPECT_EQ(told(), "");
+  shell("echo new > sub/g");
+  EXPECT_EQ(told(), "created sub/g");
+  shell("mv sub away");
+  EXPECT_EQ(told(), "removed sub/g");
+}
+
+TEST_F(watched_file, has_metadata) {
+  shell("chmod 644 f");
+  EXPECT_EQ(told(), "metadata f");
+}
+
+TEST_F(watched_file, is_modified_through_another_name_of_it) {
+  shell("mkdir sub; ln f sub/g");
+  EXPECT_EQ(told(), "metadata f");
+  shell("echo more >> sub/g");
+  EXPECT_EQ(told(), "modified f");
+  shell("rm sub/g");
+  EXPECT_EQ(told(), "metadata f");
+}
+
+TEST_F(watched_file, is_told_of_until_it_is_removed_from_the_watcher) {
+  watcher_->remove(file_);
+  shell("echo more >> f; rm f; echo new > f");
+  EXPECT_EQ(told(), "");
+  watcher_->add(file_);
+  shell("echo more >> f");
+  EXPECT_EQ(told(), "modified f");
+}
+
+TEST_F(watched_file, is_told_of_once_though_it_was_added_twice) {
+  watcher_->add(file_);
+  shell("echo more >> f");
+  catch_up();
+  EXPECT_EQ(seen_.size(), 1U);
+}
+
+TEST_F(watcher_test, follows_links_to_a_file) {
+  watch_mark();
+  shell("mkdir a b; echo text > a/f; ln -s ../a/f b/link");
+  watcher_->add(dir_ / "b" / "link");
+  shell("echo more >> a/f");
+  EXPECT_EQ(told(), "modified b/link");
+  shell("echo new > a/g; mv a/g a/f");
+  EXPECT_EQ(told(), "replaced b/link");
+  shell("echo more >> a/f");
+  EXPECT_EQ(told(), "modified b/link");
+  shell("echo third > a/h; ln -s ../a/h b/new; mv b/new b/link");
+  EXPECT_EQ(told(), "replaced b/link");
+  shell("rm a/h");
+  EXPECT_EQ(told(), "removed b/link");
+  shell("echo again > a/h");
+  EXPECT_EQ(told(), "created b/link");
+}
+
+TEST_F(watcher_test, follows_links_to_a_folder_on_the_way) {
+  watch_mark();
+  shell("mkdir v1 v2; echo one > v1/f; echo two > v2/f; ln -s v1 current");
+  watcher_->add(dir_ / "current" / "f");
+  shell("ln -s v2 new; mv -T new current");
+  EXPECT_EQ(told(), "replaced current/f");
+  shell("echo more >> v1/f");
+  EXPECT_EQ(told(), "");
+  shell("echo more >> v2/f");
+  EXPECT_EQ(told(), "modified current/f");
+}
+
+TEST_F(watcher_test, waits_for_a_path_that_does_not_exist_yet) {
+  watch_mark();
+  EXPECT_EQ(support::code_of([&] { watcher_->add(dir_ / "a" / "b" / "f"); }),
+            std::errc::no_such_file_or_directory);
+  watcher_->add(dir_ / "a" / "b" / "f", missing());
+  shell("mkdir a");
+  EXPECT_EQ(told(), "");
+  shell("mkdir a/b; echo text > a/b/f");
+  EXPECT_EQ(told(), "created a/b/f");
+  shell("echo text >> a/b/f");
+  EXPECT_EQ(told(), "modified a/b/f");
+}
+
+TEST_F(watcher_test, keeps_the_path_that_it_was_given) {
+  watch_mark();
+  write_file(file_, "text");
+  const fs::path before = fs::current_path();
+  fs::current_path(dir_.path());
+  watcher_->add("f");
+  fs::current_path(before);
+  shell("echo more >> f; mv f g");
+  catch_up();
+  ASSERT_EQ(seen_.size(), 2U);
+  EXPECT_EQ(seen_[0].path, "f");
+  EXPECT_EQ(seen_[1].previous_path, "f");
+  EXPECT_EQ(seen_[1].path, "g");
+}
+
+// --- folders
+// ------------------------------------------------------------------------------------------------
+
+TEST_F(watcher_test, tells_what_happens_in_a_folder) {
+  watch_mark();
+  shell("mkdir sub; echo text > sub/deep");
+  watcher_->add(dir_.path());
+  shell("echo text > f");
+  EXPECT_EQ(told(), "created f, modified f");
+  shell("echo t > f; chmod 600 f; mv f g; mkdir d; rm g; rmdir d");
+  EXPECT_EQ(told(), "modified f, metadata f, renamed f -> g, created d, removed g, removed d");
+  shell("echo more >> sub/deep; echo text > sub/other");
+  EXPECT_EQ(told(), "");
+}
+
+TEST_F(watcher_test, tells_of_a_file_in_a_folder_that_is_cut_or_replaced) {
+  watch_mark();
+  watcher_->add(dir_.path());
+  shell("echo text > f");
+  told();
+  shell("truncate -s 1 f");
+  EXPECT_EQ(told(), "truncated f");
+  shell("echo new > g; mv g f");
+  EXPECT_EQ(told(), "created g, modified g, renamed g -> f, replaced f");
+  shell("echo new > ../g-$$; mv ../g-$$ f");
+  EXPECT_EQ(told(), "replaced f");
+}
+
+TEST_F(watcher_test, tells_what_is_moved_into_a_folder_and_out_of_it) {
+  watch_mark();
+  shell("mkdir in out; echo text > out/f; mkdir -p out/d/e; echo text > out/d/e/g");
+  watcher_->add(dir_ / "in", recursive());
+  shell("mv out/f in/f");
+  EXPECT_EQ(told(), "created in/f");
+  shell("mv out/d in/d");
+  ASSERT_TRUE(wait_until([&] { return has_seen(change_kind::created, dir_ / "in/d/e/g"); }));
+  told();
+  shell("echo more >> in/d/e/g");
+  EXPECT_EQ(told(), "modified in/d/e/g");
+  shell("mv in/d in/x; echo more >> in/x/e/g");
+  EXPECT_EQ(told(), "renamed in/d -> in/x, modified in/x/e/g");
+  shell("mv in/x out/d");
+  ASSERT_TRUE(wait_until([&] { return has_seen(change_kind::removed, dir_ / "in/x"); }));
+  told();
+  shell("echo more >> out/d/e/g");
+  EXPECT_EQ(told(), "");
+}
+
+TEST_F(watcher_test, tells_the_end_of_a_tree_and_its_return) {
+  watch_mark();
+  shell("mkdir -p top/a/b; echo text > top/a/b/f; echo text > top/g");
+  watcher_->add(dir_ / "top", recursive());
+  rebuilt_tree tree;
+  tree.files = rebuilt_tree::look_at(dir_ / "top");
+  shell("rm -r top");
+  ASSERT_TRUE(wait_until([&] { return has_seen(change_kind::removed, dir_ / "top"); }));
+  for (const change_event& event : std::exchange(seen_, {}))
+    tree.apply(event);
+  EXPECT_TRUE(tree.files.empty());
+  shell("mkdir -p top/c; echo text > top/c/f");
+  ASSERT_TRUE(wait_until([&] { return has_seen(change_kind::created, dir_ / "top/c/f"); }));
+  EXPECT_TRUE(has_seen(change_kind::created, dir_ / "top"));
+  EXPECT_TRUE(has_seen(change_kind::created, dir_ / "top/c"));
+}
+
+TEST_F(watcher_test, tells_two_watchers_of_the_same_folder) {
+  watch_mark();
+  watcher_->add(dir_.path());
+  std::vector<change_event> others;
+  {
+    watcher other(io_);
+    other.add(dir_.path());
+    std::function<void()> go_on = [&] {
+      other.next([&](std::error_code error, change_event event) {
+        if (error) return;
+        others.push_back(std::move(event));
+        go_on();
+      });
+    };
+    go_on();
+    shell("echo text > f");
+    EXPECT_EQ(told(), "created f, modified f");
+    EXPECT_TRUE(wait_until([&] { return others.size() == 2; }));
+    other.close();
+    ASSERT_TRUE(wait_until([&] { return true; }));
+  }
+  shell("echo more >> f");
+  EXPECT_EQ(told(), "modified f") << "the end of the other's watch is not the end of this one";
+  EXPECT_EQ(others.size(), 2U);
+  stop_listening();
+}
+
+TEST_F(watcher_test, misses_nothing_that_is_created_while_the_tree_is_being_added) {
+  constexpr int folders = 100;
+  constexpr int files = 100;
+  // Some of it is there before; of that, nothing has to be told.
+  shell("mkdir -p top/old/deep; echo text > top/old/f; echo text > top/old/deep/f");
+  const pid_t creator = support::start_child([&] {
+    for (int i = 0; i < folders; ++i) {
+      const fs::path folder =
+          dir_ / "top" / (i % 2 == 0 ? "old/deep" : "new") / std::to_string(i) / "below";
+      fs::create_directories(folder);
+      for (int k = 0; k < files; ++k)
+        write_file(folder / std::to_string(k), std::string(static_cast<std::size_t>(k), 'x'));
+    }
+  });
+  rebuilt_tree tree;
+  watcher_->add(dir_ / "top", recursive());
+  tree.files = rebuilt_tree::look_at(dir_ / "top");
+  const auto has_all = [&] {
+    for (const change_event& event : std::exchange(seen_, {}))
+      tree.apply(event);
+    return tree.files.size() == 4 + 1 + folders * (2 + files);
+  };
+  EXPECT_TRUE(wait_until(has_all)) << tree.files.size();
+  EXPECT_TRUE(support::wait_for_child(creator).ok());
+  // The last sizes may still be on the way.
+  const auto now = rebuilt_tree::look_at(dir_ / "top");
+  EXPECT_TRUE(wait_until([&] { return has_all() && tree.files == now; }));
+  stop_listening();
+}
+
+TEST_F(watcher_test, tells_what_is_created_in_the_rest_of_a_tree_before_that_is_watched) {
+  shell("mkdir -p top/old/deep; echo text > top/old/deep/f");
+  watcher_->add(dir_ / "top", recursive());
+  // Nobody has looked beyond the top yet, or only just.
+  shell("echo text > top/old/deep/g");
+  EXPECT_TRUE(wait_until([&] { return has_seen(change_kind::created, dir_ / "top/old/deep/g"); }));
+  EXPECT_FALSE(has_seen(change_kind::created, dir_ / "top/old/deep/f"));
+  EXPECT_FALSE(has_seen(change_kind::created, dir_ / "top/old"));
+  stop_listening();
+}
+
+// --- stores through mappings
+// ------------------------------------------------------------------------------------------------
+
+TEST_F(watched_file, is_modified_by_a_mapping_of_another_process_once_per_flush) {
+  const auto store = [&](bool announces, auto flush) {
+    const auto end = support::in_child([&] {
+      mapio::open_options options = support::read_write();
+      options.announce = announces;
+      mapping m(file_, options);
+      m.update_region(0, asio::buffer("SOME", 4));
+      m.update_region(5, asio::buffer("TEXT", 4));
+      flush(m);
+    });
+    EXPECT_TRUE(end.ok()) << end;
+  };
+  store(true, [](mapping& m) { m.flush(); });
+  EXPECT_EQ(told(), "modified f");
+  store(true, [](mapping& m) { m.publish(0, 9); });
+  EXPECT_EQ(told(), "modified f");
+}
+
+TEST_F(watched_file, tells_a_mapped_file_that_its_size_is_stale) {
+  mapped_file file(io_);
+  support::run_coroutine(io_, [&]() -> asio::awaitable<void> {
+    co_await file.open(file_, support::read_write());
+    auto changes = file.watch();
+    EXPECT_FALSE(file.size_is_stale());
+    shell("truncate -s 4 f");
+    change_event event = co_await changes.next();
+    EXPECT_EQ(event.kind, change_kind::truncated);
+    EXPECT_TRUE(file.size_is_stale());
+    EXPECT_EQ(file.size(), 10U);
+    EXPECT_EQ(co_await file.refresh(), 4U);
+    EXPECT_FALSE(file.size_is_stale());
+    EXPECT_EQ(file.size(), 4U);
+    co_await file.update_region(0, asio::buffer("text", 4));
+    co_await file.flush();
+    event = co_await changes.next();
+    EXPECT_EQ(event.kind, change_kind::modified);
+    EXPECT_FALSE(file.size_is_stale()) << "it is what the mapping knows";
+    shell("echo new > g; mv g f");
+    event = co_await changes.next();
+    EXPECT_EQ(event.kind, change_kind::replaced);
+    EXPECT_TRUE(file.size_is_stale());
+  });
+  mapped_file closed(io_);
+  EXPECT_EQ(support::code_of([&] { closed.watch(); }), errc::not_open);
+  mapped_file adopted(io_.get_executor(),
+                      mapping::adopt(support::open_fd(file_, O_RDONLY).release(), {}));
+  EXPECT_EQ(support::code_of([&] { adopted.watch(); }), errc::unsupported);
+}
+
+// --- gathering and polling
+// ------------------------------------------------------------------------------------------------
+
+TEST_F(watcher_test, makes_one_event_of_a_burst) {
+  write_file(file_, "text");
+  // Long enough for all of it to fall into one interval.
+  watcher_->add(dir_.path(), coalescing(300ms));
+  shell("for i in 1 2 3 4 5; do echo more >> f; chmod 600 f; done; echo new > g; mv g f; "
+        "echo passing > h; rm h; echo last > l");
+  ASSERT_TRUE(wait_until([&] { return has_seen(change_kind::created, dir_ / "l"); }));
+  stop_listening();
+  ASSERT_EQ(seen_.size(), 2U);
+  EXPECT_EQ(seen_[0].path == file_ ? seen_[0].kind : seen_[1].kind, change_kind::replaced);
+}
+
+TEST_F(watched_file, makes_one_event_of_a_burst) {
+  watcher_->add(file_, coalescing(300ms));
+  shell("for i in 1 2 3 4 5; do echo more >> f; done; mv f g; rm g; echo new > f");
+  ASSERT_TRUE(wait_until([&] { return !seen_.empty(); }));
+  stop_listening();
+  ASSERT_EQ(seen_.size(), 1U);
+  EXPECT_EQ(seen_[0].kind, change_kind::replaced);
+  EXPECT_EQ(seen_[0].size, 4U);
+}
+
+/// Runs `body` with a watcher whose context could get no descriptor of the OS.
+template <class Body>
+support::child_end without_notices(Body body) {
+  return support::in_fresh_process([&] {
+    asio::io_context io;
+    mapio::backend_of(io);
+    rlimit before{};
+    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+    const rlimit none{0, before.rlim_max};
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+    watcher changes(io);
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+    body(io, changes);
+  });
+}
+
+TEST_F(watcher_test, polls_where_the_os_does_not_tell) {
+  const auto end = without_notices([&](asio::io_context& io, watcher& changes) {
+    write_file(file_, "text");
+    changes.add(dir_.path(), polling(5ms));
+    changes.add(file_, polling(5ms));
+    const auto reasons = changes.fallbacks();
+    ASSERT_EQ(reasons.size(), 2U);
+    EXPECT_EQ(reasons[0].path, dir_.path());
+    EXPECT_EQ(reasons[0].reason, std::errc::too_many_files_open);
+    support::run_coroutine(io, [&]() -> asio::awaitable<void> {
+      const auto until = [&](change_kind kind, const fs::path& path) -> asio::awaitable<void> {
+        for (;;) {
+          const change_event event = co_await changes.next();
+          if (event.kind == kind && event.path == path) co_return;
+        }
+      };
+      shell("echo longer text > f");
+      co_await until(change_kind::modified, file_);
+      shell("echo t > f");
+      co_await until(change_kind::truncated, file_);
+      shell("echo new > g; mv g f");
+      co_await until(change_kind::replaced, file_);
+      shell("echo new > h");
+      co_await until(change_kind::created, dir_ / "h");
+      shell("rm h f");
+      co_await until(change_kind::removed, dir_ / "h");
+      co_await until(change_kind::removed, file_);
+    });
+  });
+  EXPECT_TRUE(end.ok()) << end;
+}
+
+TEST_F(watcher_test, sees_foreign_mappings_by_polling) {
+  write_file(file_, support::pattern(support::page()));
+  support::foreign_mapping foreign(file_, support::page());
+  if (!support::tells_cached_pages(file_)) GTEST_SKIP() << "no times of stores on this file system";
+  watcher_->add(file_, polling(5ms));
+  // The store that makes the page dirty moves the file's time.
+  foreign.data()[0] = '!';
+  EXPECT_TRUE(wait_until([&] { return has_seen(change_kind::modified, file_); }));
+  stop_listening();
+}
+
+TEST_F(watcher_test, polls_what_is_beyond_the_limit_of_watches) {
+  const auto end = support::in_fresh_process([&] {
+    // What this process may watch is limited by its own rules then.
+    const auto write_to = [](const char* path, const std::string& text) {
+      std::ofstream out(path);
+      out << text << std::flush;
+      return static_cast<bool>(out);
+    };
+    const auto uid = std::to_string(::getuid());
+    const auto gid = std::to_string(::getgid());
+    if (::unshare(CLONE_NEWUSER) != 0) return;
+    write_to("/proc/self/setgroups", "deny");
+    if (!write_to("/proc/self/uid_map", "0 " + uid + " 1") ||
+        !write_to("/proc/self/gid_map", "0 " + gid + " 1") ||
+        !write_to("/proc/sys/user/max_inotify_watches", "4"))
+      return;
+    shell("mkdir -p top/a/b top/c top/d top/e");
+    asio::io_context io;
+    watcher changes(io);
+    changes.add(dir_ / "top", recursive());
+    support::run_coroutine(io, [&]() -> asio::awaitable<void> {
+      for (const char* folder : {"a", "a/b", "c", "d", "e"}) {
+        const fs::path file = dir_ / "top" / folder / "f";
+        write_file(file, "text");
+        for (change_event event; event.path != file;)
+          event = co_await changes.next();
+      }
+    });
+    const auto reasons = changes.fallbacks();
+    EXPECT_FALSE(reasons.empty());
+    for (const auto& fallback : reasons)
+      EXPECT_EQ(fallback.reason, std::errc::no_space_on_device);
+  });
+  EXPECT_TRUE(end.ok()) << end;
+}
+
+// --- gaps
+// ------------------------------------------------------------------------------------------------
+
+class watcher_gap : public watcher_test {
+ protected:
+  std::ptrdiff_t overflows() const {
+    return std::count_if(seen_.begin(), seen_.end(), [](const change_event& event) {
+      return event.kind == change_kind::overflow;
+    });
+  }
+  bool catches_up() {
+    return wait_until([&] {
+      for (; applied_ < seen_.size(); ++applied_)
+        tree_.apply(seen_[applied_]);
+      return tree_.files == now_;
+    });
+  }
+  rebuilt_tree tree_;
+  std::map<fs::path, std::uint64_t> now_;
+  std::size_t applied_ = 0;
+};
+
+TEST_F(watcher_gap, of_the_watcher_is_told_once_and_made_up_for) {
+  watcher_.emplace(io_, 4);
+  shell("mkdir a; for i in 1 2 3 4 5 6 7 8 9; do echo $i > a/$i; done");
+  watcher_->add(dir_.path(), recursive());
+  tree_.files = rebuilt_tree::look_at(dir_.path());
+  // It collects while another one waits.
+  watcher other(io_);
+  other.add(mark_, missing());
+  bool is_marked = false;
+  other.next([&](std::error_code, const change_event&) { is_marked = true; });
+  shell("rm a/1; echo longer > a/2; : > a/3; mv a/4 a/five; mkdir b; echo x > b/y; mv a/5 b/z;"
+        "for i in 1 2 3 4 5 6 7 8 9; do echo $i > b/$i; done; echo new > n; mv n a/6");
+  write_file(mark_, "");
+  ASSERT_TRUE(support::run_until(io_, [&] { return is_marked; }));
+  now_ = rebuilt_tree::look_at(dir_.path());
+  EXPECT_TRUE(catches_up());
+  EXPECT_EQ(overflows(), 1);
+  // From here on it tells everything again.
+  shell("mv a/7 a/seven");
+  EXPECT_TRUE(wait_until([&] { return has_seen(change_kind::renamed, dir_ / "a/seven"); }));
+  EXPECT_EQ(overflows(), 1);
+  stop_listening();
+}
+
+TEST_F(watcher_gap, of_the_kernel_is_told_once_and_made_up_for) {
+  shell("mkdir a; echo text > a/f; echo text > a/g; echo text > a/h");
+  watcher_->add(dir_.path(), recursive());
+  watcher_->add(dir_ / "a" / "g");
+  ASSERT_TRUE(wait_until([&] {
+    write_file(dir_ / "a/f", "other");
+    return has_seen(change_kind::modified, dir_ / "a/f");
+  }));
+  stop_listening();
+  seen_.clear();
+  // Nobody reads; the kernel keeps no more than so many.
+  int limit = 0;
+  std::ifstream("/proc/sys/fs/inotify/max_queued_events") >> limit;
+  std::ofstream f(dir_ / "a/f");
+  std::ofstream g(dir_ / "a/g");
+  for (int i = 0; i <= limit; ++i) {
+    f << 'x' << std::flush;
+    g << 'x' << std::flush;
+  }
+  tree_.files = rebuilt_tree::look_at(dir_.path());
+  tree_.files[dir_ / "a/f"] = 0;
+  shell("mv a/h a/i; rm a/g; mkdir -p b/c; echo text > b/c/d");
+  now_ = rebuilt_tree::look_at(dir_.path());
+  EXPECT_TRUE(catches_up());
+  EXPECT_EQ(overflows(), 1);
+  shell("mv b/c/d b/c/e");
+  EXPECT_TRUE(wait_until([&] { return has_seen(change_kind::renamed, dir_ / "b/c/e"); }));
+  stop_listening();
+}
+
+TEST_F(watcher_gap, of_a_storm_leaves_nothing_untold) {
+  // All at once by default; a million of them where there is time.
+  const char* wanted = std::getenv("MAPIO_STORM");
+  const int per_process = (wanted != nullptr ? std::atoi(wanted) : 60'000) / 4;
+  constexpr int files = 1000;
+  watcher_.emplace(io_, 256);
+  for (int i = 0; i < files; ++i)
+    write_file(dir_ / std::to_string(i), "");
+  watcher_->add(dir_.path(), recursive());
+  tree_.files = rebuilt_tree::look_at(dir_.path());
+  std::vector<pid_t> writers;
+  for (unsigned w = 0; w < 4; ++w)
+    writers.push_back(support::start_child([&] {
+      std::mt19937 random(w);
+      for (int i = 0; i < per_process; ++i) {
+        const fs::path file = dir_ / std::to_string(random() % files);
+        switch (random() % 16) {
+        case 0:
+          ::unlink(file.c_str());
+          break;
+        case 1:
+          static_cast<void>(
+              ::rename(file.c_str(), (dir_ / std::to_string(random() % files)).c_str()));
+          break;
+        case 2:
+          static_cast<void>(!::truncate(file.c_str(), 0));
+          break;
+        default: {
+          const int fd = ::open(file.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+          if (fd < 0) break;
+          static_cast<void>(!::write(fd, "0123456789", random() % 10));
+          ::close(fd);
+        }
+        }
+      }
+    }));
+  // A consumer that needs its time for each event.
+  std::atomic<bool> is_over{false};
+  std::thread waiter([&] {
+    for (const pid_t writer : writers)
+      EXPECT_TRUE(support::wait_for_child(writer).ok());
+    is_over = true;
+    asio::post(io_, [] {});
+  });
+  const auto is_quiet = [&] {
+    for (; applied_ < seen_.size(); ++applied_) {
+      tree_.apply(seen_[applied_]);
+      if (!is_over) std::this_thread::sleep_for(50us);
+    }
+    return is_over.load();
+  };
+  EXPECT_TRUE(wait_until(is_quiet));
+  waiter.join();
+  now_ = rebuilt_tree::look_at(dir_.path());
+  EXPECT_TRUE(catches_up()) << tree_.files.size() << " instead of " << now_.size();
+  for (std::size_t i = 1; i < seen_.size(); ++i)
+    EXPECT_FALSE(seen_[i].kind == change_kind::overflow &&
+                 seen_[i - 1].kind == change_kind::overflow)
+        << "two for one gap";
+  stop_listening();
+}
+
+// --- next() and its end
+// ------------------------------------------------------------------------------------------------
+
+TEST_F(watched_file, lets_the_context_end_when_nobody_waits) {
+  EXPECT_TRUE(support::run_to_end(io_));
+  shell("echo more >> f");
+  EXPECT_EQ(told(), "modified f") << "what happened meanwhile is told";
+  stop_listening();
+  EXPECT_TRUE(support::run_to_end(io_));
+}
+
+TEST_F(watched_file, loses_no_event_by_a_cancelled_next) {
+  asio::cancellation_signal signal;
+  std::error_code first;
+  watcher_->next(asio::bind_cancellation_slot(
+      signal.slot(), [&](std::error_code error, const change_event&) { first = error; }));
+  signal.emit(asio::cancellation_type::total);
+  ASSERT_TRUE(support::run_to_end(io_));
+  EXPECT_EQ(first, asio::error::operation_aborted);
+  shell("echo more >> f");
+  EXPECT_EQ(told(), "modified f");
+}
+
+TEST_F(watched_file, refuses_a_second_next) {
+  int calls = 0;
+  std::error_code first;
+  std::error_code second;
+  watcher_->next([&](std::error_code error, const change_event&) {
+    ++calls;
+    first = error;
+  });
+  watcher_->next([&](std::error_code error, const change_event&) {
+    ++calls;
+    second = error;
+  });
+  ASSERT_TRUE(support::run_until(io_, [&] { return calls == 1; }));
+  EXPECT_EQ(second, std::errc::operation_in_progress);
+  shell("echo more >> f");
+  ASSERT_TRUE(support::run_until(io_, [&] { return calls == 2; }));
+  EXPECT_FALSE(first);
+}
+
+TEST_F(watched_file, ends_next_when_it_is_closed) {
+  listen();
+  asio::post(io_, [&] { watcher_->close(); });
+  ASSERT_TRUE(support::run_to_end(io_));
+  EXPECT_EQ(error_, asio::error::operation_aborted);
+  EXPECT_EQ(support::code_of([&] { watcher_->add(file_); }), errc::not_open);
+  listen();
+  ASSERT_TRUE(support::run_to_end(io_));
+  EXPECT_EQ(error_, errc::not_open);
+}
+
+TEST_F(watched_file, is_told_of_with_any_token_and_on_any_context) {
+  asio::thread_pool pool(2);
+  watcher changes(pool.get_executor());
+  changes.add(file_);
+  std::future<change_event> event = changes.next(asio::use_future);
+  shell("echo more >> f");
+  ASSERT_EQ(event.wait_for(support::patience), std::future_status::ready);
+  EXPECT_EQ(event.get().path, file_);
+  watcher moved(std::move(changes));
+  event = moved.next(asio::use_future);
+  moved.close();
+  ASSERT_EQ(event.wait_for(support::patience), std::future_status::ready);
+  EXPECT_EQ(support::code_of([&] { event.get(); }), asio::error::operation_aborted);
+  EXPECT_EQ(support::code_of([&] { changes.add(file_); }), errc::not_open);
+}
+
+TEST_F(watcher_test, may_go_before_and_after_its_context_while_events_flow) {
+  std::atomic<bool> is_over{false};
+  std::thread writer([&] {
+    for (int i = 0; !is_over; ++i) {
+      fs::create_directories(dir_ / std::to_string(i % 10) / "d");
+      write_file(dir_ / std::to_string(i % 10) / "d" / "f", "text");
+      std::error_code ignored;
+      fs::remove_all(dir_ / std::to_string((i + 5) % 10), ignored);
+    }
+  });
+  for (int i = 0; i < 30; ++i) {
+    auto io = std::make_unique<asio::io_context>();
+    auto changes = std::make_unique<watcher>(*io, 16);
+    auto second = std::make_unique<watcher>(*io, 16);
+    mapped_file file(*io);
+    write_file(mark_, "text");
+    file.open(mark_, [](std::error_code) {});
+    changes->add(dir_.path(), recursive());
+    second->add(dir_.path(), recursive());
+    int events = 0;
+    std::function<void()> go_on = [&] {
+      changes->next([&](std::error_code error, const change_event&) {
+        if (!error && ++events < 20) go_on();
+      });
+    };
+    go_on();
+    second->next([](std::error_code, const change_event&) {});
+    io->run_for(i % 2 == 0 ? 20ms : 1ms);
+    if (file.is_open()) {
+      auto own = file.watch();
+      own.next([](std::error_code, const change_event&) {});
+      io->poll();
+    }
+    switch (i % 3) {
+    case 0:
+      changes.reset();
+      io.reset();
+      second.reset();
+      break;
+    case 1:
+      io.reset();
+      second.reset();
+      changes.reset();
+      break;
+    default:
+      second->close();
+      second.reset();
+      io->poll();
+      file.cancel();
+      changes.reset();
+      io.reset();
+    }
+  }
+  is_over = true;
+  writer.join();
+}
+
+TEST_F(watched_file, leaves_a_forked_child_nothing) {
+  const auto end = support::in_child([&] {
+    EXPECT_EQ(support::code_of([&] { watcher_->add(file_); }), errc::unsupported);
+    std::error_code error;
+    watcher_->next([&](std::error_code e, const change_event&) { error = e; });
+    io_.poll();
+    EXPECT_EQ(error, errc::unsupported);
+    watcher_.reset();
+  });
+  EXPECT_TRUE(end.ok()) << end;
+  shell("echo more >> f");
+  EXPECT_EQ(told(), "modified f") << "the child took nothing away";
+}
+
+TEST(change_event_test, is_printed_in_one_line) {
+  const auto print = [](const change_event& event) {
+    std::ostringstream out;
+    out << event;
+    return out.str();
+  };
+  EXPECT_EQ(print({change_kind::overflow, {}, {}, {}}), "overflow");
+  EXPECT_EQ(print({change_kind::truncated, "a/b", {}, 5}), "truncated a/b (5 bytes)");
+  EXPECT_EQ(print({change_kind::renamed, "a/new", "a/old", {}}), "renamed a/old -> a/new");
+  EXPECT_EQ(print({change_kind::modified, "f", {}, {}}), "modified f");
+  EXPECT_EQ(print({change_kind::metadata, "f", {}, {}}), "metadata f");
+  EXPECT_EQ(print({change_kind::created, "f", {}, {}}), "created f");
+  EXPECT_EQ(print({change_kind::removed, "f", {}, {}}), "removed f");
+  EXPECT_EQ(print({change_kind::replaced, "f", {}, {}}), "replaced f");
+}
+
+}  // namespace
