@@ -28,6 +28,7 @@ constexpr std::size_t most_hints = 4096;
 // The two halves of a rename are two notices, and the OS makes the second one right after the
 // first.
 constexpr std::chrono::milliseconds longest_move{10};
+constexpr std::size_t most_moves = 64;
 constexpr int most_links = 40;
 
 bool is_limit(const std::error_code& error) noexcept {
@@ -309,8 +310,7 @@ void change_finder::end_if_unused(watch_id id) {
 
 void change_finder::tell(watched_root& root, change_kind kind, std::filesystem::path path,
                          const file_look& look, std::filesystem::path previous) {
-  const bool is_size =
-      kind != change_kind::removed && kind != change_kind::renamed && kind != change_kind::metadata;
+  const bool is_size = kind != change_kind::removed && kind != change_kind::metadata;
   const std::optional<std::uint64_t> size = is_size ? size_of(look) : std::nullopt;
   if (const auto file = root.file.lock())
     if (kind == change_kind::replaced || (size && *size != file->size())) file->mark_size_stale();
@@ -675,9 +675,9 @@ void change_finder::changed_in(watched_folder& folder, const notice& n, const fi
 void change_finder::came(watched_folder& folder, const std::string& name, const file_look& look) {
   const auto [it, is_unknown] = folder.entries.try_emplace(name);
   watched_entry& entry = it->second;
-  const bool is_another = entry.seen.exists && look.exists && !entry.seen.is_same_file(look);
+  const file_look before = entry.seen;
   const bool was_told = std::exchange(entry.is_told, true);
-  const bool is_new_child = is_unknown || is_another;
+  const bool is_another = before.exists && look.exists && !before.is_same_file(look);
   if (is_another) drop(entry);
   if (look.exists) entry.seen = look;
   entry.listing = folder.listing;
@@ -685,13 +685,26 @@ void change_finder::came(watched_folder& folder, const std::string& name, const 
     tell(folder, change_kind::created, name, look);
   else if (is_another)
     tell(folder, change_kind::replaced, name, look);
+  else
+    tell_new_bytes(folder, name, before, look);
   if (!look.is_folder || !folder.root.options.recursive) return;
-  if (is_new_child || !entry.below) return adopt(folder, entry, name, true);
+  if (!entry.below) return adopt(folder, entry, name, true);
   // Found by listing, though it came after that was begun: so did all that is in it.
   if (!was_told) {
     entry.below->is_new = true;
     list(*entry.below);
   }
+}
+
+/// Tells of bytes that are known from here on, and of which no notice may follow.
+void change_finder::tell_new_bytes(watched_folder& folder, const std::string& name,
+                                   const file_look& before, const file_look& now) {
+  if (!now.exists || now.is_folder) return;
+  if (!before.exists)
+    tell(folder, change_kind::modified, name, now);
+  else if (now.size != before.size || now.modified != before.modified)
+    tell(folder, now.size < before.size ? change_kind::truncated : change_kind::modified, name,
+         now);
 }
 
 void change_finder::left(watched_folder& folder, const std::string& name) {
@@ -725,7 +738,7 @@ void change_finder::written(watched_folder& folder, const notice& n, const file_
     }
     return tell(folder, kind, n.name, look);
   }
-  if (look.is_same_file(entry.seen)) {
+  if (look.exists && (!entry.seen.exists || look.is_same_file(entry.seen))) {
     if (!look.is_folder && look.size < entry.seen.size) kind = change_kind::truncated;
     entry.seen = look;
     entry.batch = batch_;
@@ -761,7 +774,13 @@ void change_finder::begin_move(const notice& n) {
     move.entries.emplace_back(folder, is_known ? std::move(it->second) : watched_entry());
     if (is_known) folder->entries.erase(it);
   }
-  if (!move.roots.empty() || !move.entries.empty()) moves_.push_back(std::move(move));
+  if (move.roots.empty() && move.entries.empty()) return;
+  moves_.push_back(std::move(move));
+  // Where there is no end of notices, time does not tell.
+  if (moves_.size() <= most_moves) return;
+  pending_move oldest = std::move(moves_.front());
+  moves_.erase(moves_.begin());
+  expire(std::move(oldest));
 }
 
 /// Tells of a name that was moved to; what of `from` went there is taken out of it.
@@ -810,16 +829,28 @@ void change_finder::end_move(pending_move& from, const notice& n, const file_loo
     }
     watched_folder& old_folder = *source->first;
     watched_entry moved = std::move(source->second);
+    if (!moved.seen.exists && !moved.is_told && !(old_folder.is_unlisted && !old_folder.is_new)) {
+      // Nobody was told of the old name.
+      from.entries.erase(source);
+      came(*folder, n.name, look);
+      continue;
+    }
     from.entries.erase(source);
     old_folder.hints.erase(from.from.name);
     const auto [it, is_free] = folder->entries.try_emplace(n.name);
     watched_entry& entry = it->second;
     if (!is_free) drop(entry);
-    entry.seen = look.exists ? look : moved.seen;
+    // Something else may have the name by now, of which there is other notice.
+    const bool is_same = !moved.seen.exists || look.is_same_file(moved.seen);
+    entry.seen = is_same && look.exists ? look : moved.seen;
     entry.is_told = true;
     entry.listing = folder->listing;
-    tell(*folder, change_kind::renamed, n.name, {}, old_folder.told_path() / from.from.name);
-    if (!is_free) tell(*folder, change_kind::replaced, n.name, entry.seen);
+    tell(*folder, change_kind::renamed, n.name, entry.seen,
+         old_folder.told_path() / from.from.name);
+    if (!is_free)
+      tell(*folder, change_kind::replaced, n.name, entry.seen);
+    else if (moved.seen.exists)
+      tell_new_bytes(*folder, n.name, moved.seen, entry.seen);
     if (is_hint) hint(*folder, n.name, 0);
     if (moved.below && &old_folder.root == &folder->root) {
       entry.below = std::move(moved.below);

@@ -173,6 +173,8 @@ class change_finder {
   void end_move(pending_move& from, const watching::notice& n, const watching::file_look& look);
   void expire(pending_move move);
   void came(watched_folder& folder, const std::string& name, const watching::file_look& look);
+  void tell_new_bytes(watched_folder& folder, const std::string& name,
+                      const watching::file_look& before, const watching::file_look& now);
   void left(watched_folder& folder, const std::string& name);
   void left(watched_root& root);
   void written(watched_folder& folder, const watching::notice& n, const watching::file_look& look);

@@ -21,14 +21,17 @@ watch_hub::watch_hub(asio::execution_context& context, std::shared_ptr<engine> h
       finder_(*source_) {
   timer_ = std::make_unique<timer>(inline_executor(context));
   work_.what = call::work;
-  work_.work = [](operation* op) noexcept { static_cast<work_operation*>(op)->hub->run(true); };
+  work_.work = [](operation* op) noexcept {
+    auto& work = static_cast<work_operation&>(*op);
+    work.goes_on = work.hub->run(true);
+  };
   work_.done = [](operation* op) noexcept {
     auto& work = static_cast<work_operation&>(*op);
     const std::shared_ptr<watch_hub> hub = std::move(work.hub);
     if (work.dropped)
       hub->rest();
-    else if (work.step != 0)
-      hub->go_on_elsewhere();
+    else
+      hub->go_on_or_rest(work.goes_on);
   };
 }
 
@@ -98,13 +101,12 @@ void watch_hub::wake(bool may_wait) noexcept {
     is_taken_ = true;
   }
   if (may_wait) return go_on_elsewhere();
-  run(false);
+  go_on_or_rest(run(false));
 }
 
 void watch_hub::go_on_elsewhere() noexcept {
   work_.hub = shared_from_this();
   work_.dropped = false;
-  work_.step = 0;
   if (home_->run_in_background(work_)) return;
   work_.hub.reset();
   rest();
@@ -136,33 +138,36 @@ change_finder::outcome watch_hub::turn(bool may_wait) noexcept {
   return outcome;
 }
 
-void watch_hub::run(bool may_wait) noexcept {
+/// True: there is more to do, on a worker.
+bool watch_hub::run(bool may_wait) noexcept {
   // A worker is shared with others.
   constexpr int most_turns = 16;
   for (int turns = 1;; ++turns) {
     {
       std::lock_guard lock(mutex_);
+      if (stopping_) return false;
       again_ = false;
     }
     const auto outcome = turn(may_wait);
+    if (outcome == change_finder::outcome::has_to_wait) return true;
+    // On the loop, others first: what is left in the source makes it readable again.
+    if (outcome == change_finder::outcome::done || !may_wait) return false;
+    if (turns == most_turns) return true;
+  }
+}
+
+void watch_hub::go_on_or_rest(bool goes_on) noexcept {
+  bool is_over = false;
+  {
     std::lock_guard lock(mutex_);
-    if (stopping_) break;
-    // On the loop, others first: what is left in the source makes it readable.
-    const bool is_over = outcome == change_finder::outcome::done ||
-                         (outcome == change_finder::outcome::more && !may_wait);
-    if (is_over && !again_) {
+    if (!stopping_ && !goes_on && !again_) {
       is_taken_ = false;
       deadline_ = finder_.next_deadline();
-      arm();
-      return;
+      return arm();
     }
-    if (!may_wait || outcome == change_finder::outcome::has_to_wait || turns == most_turns) {
-      work_.step = 1;
-      break;
-    }
+    is_over = stopping_;
   }
-  if (work_.step == 0) return rest();
-  if (!may_wait) go_on_elsewhere();
+  is_over ? rest() : go_on_elsewhere();
 }
 
 // --- waiting for news

@@ -51,11 +51,13 @@ class watch_hub final : public std::enable_shared_from_this<watch_hub> {
       asio::basic_waitable_timer<watch_clock, asio::wait_traits<watch_clock>, inline_executor>;
   struct work_operation final : operation {
     std::shared_ptr<watch_hub> hub;  // while it is under way
+    bool goes_on = false;
   };
 
   void request(std::function<void(change_finder&)> what);
   void wake(bool may_wait) noexcept;
-  void run(bool may_wait) noexcept;
+  bool run(bool may_wait) noexcept;
+  void go_on_or_rest(bool goes_on) noexcept;
   change_finder::outcome turn(bool may_wait) noexcept;
   void take_requests();
   void go_on_elsewhere() noexcept;
