@@ -655,6 +655,53 @@ TEST_F(parity, segments) {
   EXPECT_EQ(s.map(), m);
 }
 
+// watch(callback) -> WatchHandle; ChangeKind::{Modified, Metadata, Removed}
+//
+// Overflow and recovery, trees, other programs: watcher_test.
+TEST_F(parity, watch) {
+  mapped_file file = opened_with(pattern(100));
+  auto changes = file.watch();
+  std::vector<mapio::change_event> seen;
+  // What comes after the changes made here, up to and with one of this kind.
+  const auto until = [&](mapio::change_kind kind) {
+    std::vector<mapio::change_kind> kinds;
+    run([&]() -> work {
+      do {
+        seen.push_back(co_await changes.next());
+        EXPECT_EQ(seen.back().path, path_);
+        kinds.push_back(seen.back().kind);
+      } while (seen.back().kind != kind);
+    });
+    return kinds;
+  };
+  using enum mapio::change_kind;
+
+  // A store into a mapping, which the OS tells nobody of.
+  run([&]() -> work {
+    co_await file.update_region(0, asio::buffer("new", 3));
+    co_await file.flush();
+  });
+  until(modified);
+  ASSERT_EQ(::chmod(path_.c_str(), 0640), 0);
+  until(metadata);
+  ASSERT_EQ(::truncate(path_.c_str(), 50), 0);
+  until(truncated);
+  EXPECT_EQ(seen.back().size, 50U);
+  EXPECT_TRUE(file.size_is_stale());
+  run([&]() -> work { EXPECT_EQ(co_await file.refresh(), 50U); });
+
+  // Saved by a rename, it is watched on under its name.
+  write_file(dir_ / "saved", pattern(70));
+  std::filesystem::rename(dir_ / "saved", path_);
+  until(replaced);
+  write_file(path_, pattern(80));
+  until(modified);
+  std::filesystem::remove(path_);
+  until(removed);
+  write_file(path_, pattern(90));
+  until(created);
+}
+
 // copy_mmap, delete_mmap, copy_mmap_async, delete_mmap_async, create_mmap_async, write_mmap
 //
 // A reflink, and a cancellation that says how far it came: file_operations_test.
