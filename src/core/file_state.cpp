@@ -475,6 +475,12 @@ failure file_state::check(std::uint64_t offset, std::uint64_t length) const noex
 
 namespace {
 
+// What of the bytes before a fault is of whole pages of the file: the copy also stops where a page
+// of the memory on the other side ends.
+std::size_t whole_pages(std::uint64_t offset, std::size_t done) noexcept {
+  return done - std::min<std::size_t>(done, (offset + done) % page_size());
+}
+
 // Runs use(extent) with a copy window open over [offset, offset + n) of the current extent.
 template <class Use>
 failure with_window(const std::atomic<extent*>& current, const std::atomic<bool>& closed,
@@ -521,8 +527,14 @@ void file_state::mark_written(extent& e, std::uint64_t begin, std::uint64_t end,
     flushes_.written(failures_seen, begin, end);
 }
 
-failure file_state::store_fault(extent& e, std::uint64_t at, const std::byte* source) noexcept {
+// Of the `done` bytes that were stored before the fault it leaves those of whole pages.
+failure file_state::store_fault(extent& e, std::uint64_t offset, const void* bytes,
+                                std::size_t& done, std::uint32_t failures_seen) noexcept {
   page_faults_.fetch_add(1, std::memory_order_relaxed);
+  const std::uint64_t at = offset + done;
+  const std::byte* const source = static_cast<const std::byte*>(bytes) + done;
+  if (done != 0) mark_stored(e, offset, at, failures_seen);
+  done = whole_pages(offset, done);
   if (options_.mode != access::read_write) return errc::page_fault;
   // The page may have been dirtied all the same.
   e.dirty.mark(page_floor(at), page_floor(at) + page_size());
@@ -640,8 +652,7 @@ std::size_t file_state::store_or_write(std::uint64_t offset, const void* bytes, 
       mark_dirty(e, offset, offset + n, failures);
       return no_failure;
     }
-    if (done != 0) mark_stored(e, offset, offset + done, failures);
-    return store_fault(e, offset + done, static_cast<const std::byte*>(bytes) + done);
+    return store_fault(e, offset, bytes, done, failures);
   });
   if (stored || why != no_failure) return done;
   done = write_through(offset, bytes, n, why);
@@ -666,8 +677,7 @@ std::size_t file_state::store_mapped(std::uint64_t offset, const void* bytes, st
       mark_stored(e, offset, offset + n, failures);
       return no_failure;
     }
-    if (done != 0) mark_stored(e, offset, offset + done, failures);
-    return store_fault(e, offset + done, static_cast<const std::byte*>(bytes) + done);
+    return store_fault(e, offset, bytes, done, failures);
   });
   return done;
 }
@@ -679,8 +689,7 @@ std::size_t file_state::load(std::uint64_t offset, void* bytes, std::size_t n,
     if (n == 0) return no_failure;
     done = platform::guarded_copy(bytes, e.base() + offset, n);
     if (done == n) return no_failure;
-    // Whole pages of the file; the copy also stops where a page of the destination ends.
-    done -= std::min<std::size_t>(done, (offset + done) % page_size());
+    done = whole_pages(offset, done);
     page_faults_.fetch_add(1, std::memory_order_relaxed);
     return errc::page_fault;
   });
@@ -1047,13 +1056,14 @@ bool file_state::store_at_once(operation& op, bool& worth) noexcept {
     for (std::size_t i = 0; i < op.buffer_count; ++i) {
       const asio::const_buffer& b = op.buffers[i];
       const std::uint64_t at = op.offset + op.transferred;
-      const std::size_t done = platform::guarded_copy(e.base() + at, b.data(), b.size());
-      op.transferred += done;
+      std::size_t done = platform::guarded_copy(e.base() + at, b.data(), b.size());
       if (done != b.size()) {
-        mark_stored(e, op.offset, op.offset + op.transferred, failures);
-        return store_fault(e, op.offset + op.transferred,
-                           static_cast<const std::byte*>(b.data()) + done);
+        if (op.transferred != 0) mark_stored(e, op.offset, at, failures);
+        const failure fault = store_fault(e, at, b.data(), done, failures);
+        op.transferred += done;
+        return fault;
       }
+      op.transferred += done;
     }
     mark_stored(e, op.offset, op.offset + op.length, failures);
     return no_failure;

@@ -183,7 +183,8 @@ class file_state final : public std::enable_shared_from_this<file_state> {
                            failure& why) noexcept;
   void populate_next(operation& op) noexcept;
   void populate_mapped(operation& op) noexcept;
-  failure store_fault(extent& e, std::uint64_t at, const std::byte* source) noexcept;
+  failure store_fault(extent& e, std::uint64_t offset, const void* bytes, std::size_t& done,
+                      std::uint32_t failures_seen) noexcept;
   [[gnu::always_inline]] inline void mark_stored(extent& e, std::uint64_t begin, std::uint64_t end,
                                                  std::uint32_t failures_seen) noexcept;
   [[gnu::always_inline]] inline void mark_written(extent& e, std::uint64_t begin, std::uint64_t end,
