@@ -16,6 +16,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -118,6 +119,11 @@ void add_copies(fixture& f) {
           map.read_into(r.offset, asio::buffer(r.buffer, n));
         },
         [](const range& r, std::size_t n) { bare_memcpy(r.buffer, r.mapped, n); });
+    // What of it is the guard against faults.
+    add_pair(
+        f, "guarded_copy", size,
+        [](const range& r, std::size_t n) { mapio::guarded_copy(r.buffer, r.mapped, n); },
+        [](const range& r, std::size_t n) { bare_memcpy(r.buffer, r.mapped, n); });
   }
 }
 
@@ -185,13 +191,14 @@ void add_chunks(warm_file& f) {
 }
 
 void compare(const bench::medians& m, bench::table& t) {
-  for (const char* verb : {"update_region", "read_into"}) {
+  for (const char* verb : {"update_region", "read_into", "guarded_copy"}) {
     for (const copy_size& size : sizes) {
       const std::string what = std::string(verb) + " " + size.name;
       const double measured = m.processor_time(what);
       const double baseline = m.processor_time("memcpy of " + what);
       if (size.bytes <= 4096)
-        t.difference(what, measured, baseline, 10ns);
+        t.difference(what, measured, baseline,
+                     verb == std::string_view("guarded_copy") ? 6ns : 10ns);
       else
         t.slower(what, measured, baseline, 1.05);
     }
