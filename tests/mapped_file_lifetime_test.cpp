@@ -322,6 +322,18 @@ TEST_F(mapped_file_cancel, completes_single_verbs_exactly_once_too) {
       }
 }
 
+TEST_F(mapped_file_cancel, by_a_close_ends_a_resize_that_is_under_way) {
+  outcome o;
+  file_.resize(8 * page(), o.handler());
+  io_.restart();
+  io_.poll_one();  // io_uring hands it to the kernel, and does not look whether it is done
+  ASSERT_TRUE(eventually([&] { return fs::file_size(path_) == 8 * page(); }));
+  file_.map().close();
+  ASSERT_TRUE(run_to_end(io_));
+  EXPECT_EQ(o.calls, 1);
+  EXPECT_TRUE(!o.error || o.error == aborted) << o.error.message();
+}
+
 TEST_F(mapped_file_cancel, of_an_update_reports_what_was_done) {
   in_the_way_ = mapio::region();
   for (const auto path : {write_path::file, write_path::mapped, write_path::automatic}) {

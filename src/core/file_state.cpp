@@ -111,6 +111,11 @@ bool is_given_up(const operation& op) noexcept {
          op.cancel_requested.load(std::memory_order_relaxed);
 }
 
+// Of one that a close comes before. Who awaits it is told as of a cancellation.
+std::error_code overtaken_by_close(const operation& op) noexcept {
+  return op.home ? make_error_code(asio::error::operation_aborted) : errc::not_open;
+}
+
 void wait_a_little() {
   std::this_thread::sleep_for(std::chrono::microseconds(50));
 }
@@ -275,9 +280,7 @@ std::error_code file_state::shut(const operation* closing) noexcept {
     }
   }
   stop_policy();
-  if (undone != nullptr)
-    undo_growth(*undone, undone->home ? make_error_code(asio::error::operation_aborted)
-                                      : make_error_code(errc::not_open));
+  if (undone != nullptr) undo_growth(*undone, overtaken_by_close(*undone));
   while (operation* op = withdrawn.pop()) {
     op->error = asio::error::operation_aborted;
     engine::end_withdrawn(*op, engine::withdrawal::from_file);
@@ -1558,7 +1561,7 @@ void file_state::end_withdrawn_resize(operation& op) noexcept {
 
 void file_state::advance_resize(operation& op) noexcept {
   extent* const e = mapped();
-  if (e == nullptr || !use_file(op)) return end_resize(op, errc::not_open);
+  if (e == nullptr || !use_file(op)) return end_resize(op, overtaken_by_close(op));
   if (op.flag) return ask_for_size(op);
   const std::uint64_t size = size_.load(std::memory_order_relaxed);
   if (op.length == size) return end_resize(op, {});
@@ -1595,7 +1598,7 @@ void file_state::ask_for_size(operation& op) noexcept {
 // Nothing is waited for that reaches beyond a smaller size: its bytes are gone as it is.
 void file_state::adopt_size(operation& op) noexcept {
   extent* const e = mapped();
-  if (e == nullptr) return end_resize(op, errc::not_open);
+  if (e == nullptr) return end_resize(op, overtaken_by_close(op));
   if (op.length > largest_size) return end_resize(op, make_error_code(std::errc::file_too_large));
   const std::uint64_t size = size_.load(std::memory_order_relaxed);
   if (op.length == size) return end_resize(op, {});
@@ -1613,7 +1616,7 @@ void file_state::resize_when_unpinned(operation& op) noexcept {
     std::lock_guard lock(mutex_);
     extent* const e = mapped();
     if (e == nullptr) {
-      why = errc::not_open;
+      why = overtaken_by_close(op);
     } else {
       moves = op.length > e->capacity();
       const std::uint64_t from = moves ? 0 : op.length;
@@ -1655,7 +1658,7 @@ void file_state::pins_dropped() noexcept {
 void file_state::grow(operation& op) noexcept {
   const std::uint64_t size = size_.load(std::memory_order_relaxed);
   extent* const e = mapped();
-  if (e == nullptr) return end_resize(op, errc::not_open);
+  if (e == nullptr) return end_resize(op, overtaken_by_close(op));
   if (op.length > platform::largest_file())
     return end_resize(op, make_error_code(std::errc::file_too_large));
   op.step = growing;
@@ -1668,7 +1671,7 @@ void file_state::grow(operation& op) noexcept {
     op.range = e->acquire(
         0, 0, pin_slot::operation);  // an empty pin keeps it mapped and is in nobody's way
     if (!op.range)
-      return end_resize(op, error_of(e->is_orphaned() ? errc::not_open : out_of_memory));
+      return end_resize(op, e->is_orphaned() ? overtaken_by_close(op) : error_of(out_of_memory));
     op.address = e->base() + size;
   }
   op.runner->submit(op);
@@ -1755,7 +1758,7 @@ void file_state::map_larger(operation& op) noexcept {
     file_state& file = *self->file;
     extent* const current = file.mapped();
     if (current == nullptr) {
-      self->error = errc::not_open;
+      self->error = overtaken_by_close(*self);
       return;
     }
     std::uint64_t capacity = page_ceil(self->length);
@@ -1804,7 +1807,7 @@ void file_state::resize_call_done(operation& op) noexcept {
     }
     if (error) return undo_growth(op, error);
     const extent* const e = mapped();
-    if (e == nullptr) return undo_growth(op, errc::not_open);
+    if (e == nullptr) return undo_growth(op, overtaken_by_close(op));
     return op.length > e->capacity() ? map_larger(op) : publish_growth(op);
   }
   case mapping_larger:
@@ -1853,7 +1856,7 @@ void file_state::move_to_larger(operation& op) noexcept {
       }
     }
   }
-  if (closed) return undo_growth(op, errc::not_open);
+  if (closed) return undo_growth(op, overtaken_by_close(op));
   if (old != nullptr) {
     old->orphan(false);
     return end_resize(op, {});
