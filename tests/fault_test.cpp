@@ -358,8 +358,8 @@ TEST_P(fault_test, by_another_process_that_truncates_is_survived_by_readers_and_
     const std::uint64_t enough = support::under_asan || support::under_tsan ? 10'000 : 100'000;
     const fs::path path = folder / "file";
     write_file(path, values_at(0, all_pages * page(), 0));
-    const truncator other(path);  // before there is any thread
     const mapping map(path, storing());
+    const truncator other(path);  // before there is any thread
     const lost_pages lost(folder / "lost", 1000);
     const std::uint64_t handled_before = application_faults;
 
