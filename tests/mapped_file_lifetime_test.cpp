@@ -334,6 +334,29 @@ TEST_F(mapped_file_cancel, by_a_close_ends_a_resize_that_is_under_way) {
   EXPECT_TRUE(!o.error || o.error == aborted) << o.error.message();
 }
 
+TEST_F(mapped_file_cancel, by_a_close_ends_an_update_between_its_buffers) {
+  const std::string piece = pattern(1 << 20);
+  const std::vector<asio::const_buffer> pieces(256, asio::buffer(piece));
+  open_options options = creating(asio::buffer_size(pieces));
+  options.writes = write_path::mapped;
+  mapped_file file(io_);
+  run([&]() -> work { co_await file.open(dir_ / "large", options); });
+  const auto fd = support::open_fd(dir_ / "large", O_RDONLY);
+  outcome o;
+  file.update_region(0, pieces, o.handler());
+  io_.restart();
+  char first = 0;
+  ASSERT_TRUE(eventually([&] {
+    io_.poll();
+    return ::pread(fd.get(), &first, 1, 0) == 1 && first != 0;
+  }));
+  file.map().close();
+  ASSERT_TRUE(run_to_end(io_));
+  EXPECT_EQ(o.calls, 1);
+  EXPECT_TRUE(!o.error || o.error == aborted) << o.error.message();
+  EXPECT_EQ(o.bytes % piece.size(), 0U);
+}
+
 TEST_F(mapped_file_cancel, of_an_update_reports_what_was_done) {
   in_the_way_ = mapio::region();
   for (const auto path : {write_path::file, write_path::mapped, write_path::automatic}) {

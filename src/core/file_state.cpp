@@ -116,6 +116,11 @@ std::error_code overtaken_by_close(const operation& op) noexcept {
   return op.home ? make_error_code(asio::error::operation_aborted) : errc::not_open;
 }
 
+// Of a copy that was made on its behalf, maybe after a close.
+std::error_code verdict_on_copy(const operation& op, failure why) noexcept {
+  return why == errc::not_open ? overtaken_by_close(op) : error_of(why);
+}
+
 void wait_a_little() {
   std::this_thread::sleep_for(std::chrono::microseconds(50));
 }
@@ -1080,7 +1085,7 @@ void file_state::store_all(operation* op) noexcept {
   for (std::size_t i = 0; i < op->buffer_count && why == no_failure; ++i)
     op->transferred += op->file->store_mapped(op->offset + op->transferred, op->buffers[i].data(),
                                               op->buffers[i].size(), why);
-  op->error = error_of(why);
+  op->error = verdict_on_copy(*op, why);
 }
 
 bool file_state::start_update(operation& op) noexcept {
@@ -1240,7 +1245,7 @@ bool file_state::start_read(operation& op) noexcept {
       self->transferred += self->file->load(self->offset + self->transferred,
                                             const_cast<void*>(self->buffers[i].data()),
                                             self->buffers[i].size(), why);
-    self->error = error_of(why);
+    self->error = verdict_on_copy(*self, why);
   };
   bool resident = false;
   if (op.length <= most_at_once &&
