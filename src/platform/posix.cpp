@@ -11,7 +11,6 @@
 #include <cstring>
 #include <limits>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <string>
 #include <thread>
@@ -934,8 +933,8 @@ bool copy_or_fault(void* destination, const void* source, std::size_t n) noexcep
 }  // namespace
 
 void guard_faults() {
-  static std::once_flag once;
-  std::call_once(once, [] {
+  // To find it done costs less than a once_flag, and guarded_copy() asks for every copy.
+  [[maybe_unused]] static const bool done = [] {
     struct sigaction action {};
     action.sa_sigaction = on_fault;
     // NODEFER: the handler is left by a jump, after which the next fault must be delivered again.
@@ -945,7 +944,8 @@ void guard_faults() {
     if (::sigaction(SIGBUS, nullptr, &previous_action) != 0 ||
         ::sigaction(SIGBUS, &action, nullptr) != 0)
       throw std::system_error(last_error(), "sigaction");
-  });
+    return true;
+  }();
 }
 
 namespace {
