@@ -779,10 +779,11 @@ MAPIO_DECL std::size_t page_size() noexcept;
 /// Copies `n` bytes and survives a fault on either side; returns the bytes copied before it.
 ///
 /// For bytes of a region that somebody outside may truncate away. After a fault the count is that
-/// of the bytes before the faulting page; bytes after it are untouched.
+/// of the bytes before the faulting page; those after it may have been copied or not.
 ///
 /// @par Thread safety
-///   Any thread; not from a signal handler.
+///   Any thread; not from a signal handler, but for one of SIGBUS that was installed with
+///   SA_NODEFER.
 /// @par Example
 ///   if (mapio::guarded_copy(buffer, r.data(), r.size()) < r.size()) { /* truncated */ }
 MAPIO_DECL std::size_t guarded_copy(void* destination, const void* source, std::size_t n) noexcept;
