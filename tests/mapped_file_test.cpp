@@ -847,7 +847,7 @@ TEST_F(mapped_file_lock, waits_for_no_page_on_the_loop) {
   EXPECT_EQ(locked.calls, 0);
   finish(locked);
   EXPECT_TRUE(locked.ok());
-  EXPECT_EQ(file.map().is_resident(100 * page(), page()), support::locks_work);
+  EXPECT_TRUE(file.map().is_resident(100 * page(), page()));
 }
 
 TEST_F(mapped_file_lock, that_comes_while_the_mapping_waits_to_move_goes_with_it) {

@@ -2015,7 +2015,7 @@ TEST_F(mapping_lock, brings_pages_in_and_keeps_them_clean) {
   m.flush();
   if (m.is_resident(0, m.size())) GTEST_SKIP() << "the pages stayed in memory";
   m.lock_pages(3 * page(), 20 * page());
-  EXPECT_EQ(m.is_resident(3 * page(), 20 * page()), support::locks_work);
+  EXPECT_TRUE(m.is_resident(3 * page(), 20 * page()));
   EXPECT_EQ(m.pending_bytes(), 0U);
 }
 
