@@ -176,8 +176,9 @@ class watcher_test : public testing::Test {
     }));
     std::erase_if(seen_, [&](const change_event& event) { return event.path == mark_; });
   }
-  /// Returns what was told since the last call, relative to the scratch folder and without sizes;
-  /// the kernel makes one of equal ones in a row, or not.
+  /// Returns what was told since the last call, relative to the scratch folder and without sizes.
+  /// The kernel makes one of equal ones in a row, or not; and somebody may look at a new file
+  /// before there is anything in it, or not.
   std::string told() {
     catch_up();
     std::string all;
@@ -187,8 +188,10 @@ class watcher_test : public testing::Test {
       line << event.kind;
       if (event.kind == change_kind::renamed)
         line << ' ' << event.previous_path.lexically_relative(dir_.path()).string() << " ->";
-      line << ' ' << event.path.lexically_relative(dir_.path()).string();
+      const std::string path = ' ' + event.path.lexically_relative(dir_.path()).string();
+      line << path;
       if (line.str() == last) continue;
+      if (event.kind == change_kind::modified && last == "created" + path) continue;
       last = line.str();
       all += (all.empty() ? "" : ", ") + last;
     }
@@ -403,7 +406,7 @@ TEST_F(watcher_test, tells_what_happens_in_a_folder) {
   shell("mkdir sub; echo text > sub/deep");
   watcher_->add(dir_.path());
   shell("echo text > f");
-  EXPECT_EQ(told(), "created f, modified f");
+  EXPECT_EQ(told(), "created f");
   shell("echo t > f; chmod 600 f; mv f g; mkdir d; rm g; rmdir d");
   EXPECT_EQ(told(), "modified f, metadata f, renamed f -> g, created d, removed g, removed d");
   shell("echo more >> sub/deep; echo text > sub/other");
@@ -418,7 +421,7 @@ TEST_F(watcher_test, tells_of_a_file_in_a_folder_that_is_cut_or_replaced) {
   shell("truncate -s 1 f");
   EXPECT_EQ(told(), "truncated f");
   shell("echo new > g; mv g f");
-  EXPECT_EQ(told(), "created g, modified g, renamed g -> f, replaced f");
+  EXPECT_EQ(told(), "created g, renamed g -> f, replaced f");
   shell("echo new > ../g-$$; mv ../g-$$ f");
   EXPECT_EQ(told(), "replaced f");
 }
@@ -476,7 +479,7 @@ TEST_F(watcher_test, tells_two_watchers_of_the_same_folder) {
     };
     go_on();
     shell("echo text > f");
-    EXPECT_EQ(told(), "created f, modified f");
+    EXPECT_EQ(told(), "created f");
     EXPECT_TRUE(wait_until([&] { return others.size() == 2; }));
     other.close();
     ASSERT_TRUE(wait_until([&] { return true; }));
