@@ -357,6 +357,28 @@ TEST_F(mapped_file_cancel, by_a_close_ends_an_update_between_its_buffers) {
   EXPECT_EQ(o.bytes % piece.size(), 0U);
 }
 
+TEST_F(mapped_file_cancel, by_a_close_ends_an_update_that_its_policy_would_sync) {
+  const std::string bytes = pattern(8 << 20);
+  open_options options = creating(bytes.size());
+  options.writes = write_path::file;
+  options.policy = mapio::flush_policy::always();
+  mapped_file file(io_);
+  run([&]() -> work { co_await file.open(dir_ / "synced", options); });
+  const auto fd = support::open_fd(dir_ / "synced", O_RDONLY);
+  outcome o;
+  file.update_region(0, asio::buffer(bytes), o.handler());
+  io_.restart();
+  char first = 0;
+  ASSERT_TRUE(eventually([&] {
+    io_.poll();
+    return ::pread(fd.get(), &first, 1, 0) == 1 && first != 0;
+  }));
+  file.map().close();  // the write goes on
+  ASSERT_TRUE(run_to_end(io_));
+  EXPECT_EQ(o.calls, 1);
+  EXPECT_TRUE(!o.error || o.error == aborted) << o.error.message();
+}
+
 TEST_F(mapped_file_cancel, of_an_update_reports_what_was_done) {
   in_the_way_ = mapio::region();
   for (const auto path : {write_path::file, write_path::mapped, write_path::automatic}) {

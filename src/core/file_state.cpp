@@ -837,6 +837,7 @@ bool file_state::end_update(operation& op) noexcept {
   }
   op.done = [](operation* self) noexcept { finish(*self); };
   if (!flushes_.join(op, false)) return false;
+  if (op.error == errc::not_open) op.error = overtaken_by_close(op);
   if (enrolled_here) op.home->forget(op);
   return true;
 }
