@@ -42,6 +42,7 @@
 #include <utility>
 #include <vector>
 
+#include <malloc.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -1186,6 +1187,8 @@ std::uint64_t address_space_in_use() {
 template <class Body>
 void with_address_space(std::uint64_t bytes, Body body) {
   const auto end = support::in_child([&] {
+    // How many threads allocate is up to chance, and each would reserve a heap of its own.
+    ASSERT_EQ(::mallopt(M_ARENA_MAX, 1), 1);
     asio::io_context io;
     mapio::backend_of(io);
     const std::uint64_t most = address_space_in_use() + bytes;
