@@ -47,6 +47,11 @@ std::optional<std::uint64_t> size_of(const file_look& look) {
   return look.size;
 }
 
+/// Tells whether notices about a root only say where to look.
+bool has_only_hints(const watched_root& root) noexcept {
+  return root.stream.is_recovering || root.options.coalesce.count() > 0;
+}
+
 template <class T>
 void erase_one(std::vector<T*>& from, const T* what) {
   from.erase(std::remove(from.begin(), from.end(), what), from.end());
@@ -361,9 +366,8 @@ void change_finder::end_recoveries() {
 
 /// Tells whether notices about a root are hints now. A stream that has no room has a gap from here.
 bool change_finder::takes_hints(watched_root& root) {
-  if (!root.stream.is_recovering && root.options.coalesce.count() <= 0 && !root.stream.has_room())
-    lose(root.stream);
-  return root.stream.is_recovering || root.options.coalesce.count() > 0;
+  if (!has_only_hints(root) && !root.stream.has_room()) lose(root.stream);
+  return has_only_hints(root);
 }
 
 void change_finder::hint_at_once(watched_root& root) {
@@ -501,12 +505,9 @@ bool change_finder::look_for(const notice& n, const subscribers& who, bool may_w
   };
   // Whoever looked since the notices were read has seen what they are about.
   const bool may_know = (n.what & (notice::created | notice::moved_to)) == 0;
-  const auto takes_events = [](const watched_root& root) {
-    return !root.stream.is_recovering && root.options.coalesce.count() <= 0;
-  };
   if (n.name.empty()) {
     for (watched_root* root : who.files) {
-      if (!takes_events(*root)) continue;
+      if (has_only_hints(*root)) continue;
       if (root->batch == batch_) {
         look = root->seen;
         return true;
@@ -516,7 +517,7 @@ bool change_finder::look_for(const notice& n, const subscribers& who, bool may_w
     return true;
   }
   for (watched_folder* folder : who.folders) {
-    if (!takes_events(folder->root)) continue;
+    if (has_only_hints(folder->root)) continue;
     const auto known = folder->entries.find(n.name);
     if (may_know && known != folder->entries.end() && known->second.batch == batch_) {
       look = known->second.seen;
@@ -656,12 +657,7 @@ void change_finder::changed_on_the_way(watched_root& root, const notice& n) {
 
 void change_finder::left(watched_root& root) {
   if (!root.seen.exists) return;
-  root.seen = {};
-  unsubscribe_own(root);
-  if (root.tree) {
-    drop(*root.tree);
-    root.tree.reset();
-  }
+  forget(root);
   tell(root, change_kind::removed, root.given, {});
 }
 
@@ -800,12 +796,7 @@ void change_finder::end_move(pending_move& from, const notice& n, const file_loo
       continue;
     erase_one(from.roots, root);
     if (!root->seen.exists) continue;
-    root->seen = {};
-    unsubscribe_own(*root);
-    if (root->tree) {
-      drop(*root->tree);
-      root->tree.reset();
-    }
+    forget(*root);
     tell(*root, change_kind::renamed, now, {}, root->given);
   }
   for (watched_root* root : roots_by_name(n))
@@ -1071,10 +1062,7 @@ void change_finder::compare_root(watched_root& root, const file_look& look,
                                  std::uint32_t at_least) {
   if (!look.exists) return left(root);
   const file_look before = std::exchange(root.seen, look);
-  if (!look.is_folder && root.tree) {
-    drop(*root.tree);
-    root.tree.reset();
-  }
+  if (!look.is_folder) drop_tree(root);
   const bool is_same = look.is_same_file(before);
   if (look.is_folder && !is_same) {
     root.tree->is_new = !before.exists || !before.is_folder;
@@ -1120,10 +1108,23 @@ void change_finder::drop(watched_folder& folder) {
   folder.root.hinted.erase(&folder);
 }
 
+void change_finder::drop_tree(watched_root& root) {
+  if (!root.tree) return;
+  drop(*root.tree);
+  root.tree.reset();
+}
+
+/// Lets go of what has lost the name.
+void change_finder::forget(watched_root& root) {
+  root.seen = {};
+  unsubscribe_own(root);
+  drop_tree(root);
+}
+
 void change_finder::drop(watched_root& root) {
   for (pending_move& move : moves_)
     erase_one(move.roots, &root);
-  if (root.tree) drop(*root.tree);
+  drop_tree(root);
   unsubscribe_own(root);
   unsubscribe_steps(root);
   erase_one(urgent_, &root);

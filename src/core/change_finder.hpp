@@ -201,6 +201,8 @@ class change_finder {
   void adopt(watched_folder& folder, watched_entry& entry, const std::string& name, bool is_new);
   void drop(watched_entry& entry);
   void drop(watched_folder& folder);
+  void drop_tree(watched_root& root);
+  void forget(watched_root& root);
   void drop(watched_root& root);
   void poll_due(watch_clock::time_point now);
   void fall_back(watched_root& root, const std::filesystem::path& path, std::error_code reason);
