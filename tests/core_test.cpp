@@ -16,6 +16,7 @@
 #include "core/recent_pages.hpp"
 #include "faults/seccomp_filter.hpp"
 #include "faults/syscall_gate.hpp"
+#include "platform/scheduling.hpp"
 
 #include <mapio/mapped_file.hpp>
 
@@ -2021,16 +2022,7 @@ TEST(RingInAChild, WhatGoesToThePoolIsDoneWhereNoThreadIsToBeHad) {
 // --- threads of ours
 // -------------------------------------------------------------------------------------------------------
 
-struct scheduling {
-  std::uint32_t size = sizeof(scheduling);
-  std::uint32_t policy = 0;
-  std::uint64_t flags = 0;
-  std::int32_t nice = 0;
-  std::uint32_t priority = 0;
-  std::uint64_t slice = 0;
-  std::uint64_t deadline = 0;
-  std::uint64_t period = 0;
-};
+using platform::scheduling;
 
 TEST(Workers, AskForALongSliceAndChangeNothingElse) {
   scheduling before;

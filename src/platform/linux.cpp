@@ -1,4 +1,6 @@
+#include "file_systems.hpp"
 #include "posix.hpp"
+#include "scheduling.hpp"
 
 #include <algorithm>
 #include <array>
@@ -33,8 +35,6 @@ namespace {
 constexpr int madvise_populate_read = 22;
 constexpr int madvise_populate_write = 23;
 constexpr long xfs_magic = 0x58465342;
-constexpr long cifs_magic = 0xFF534D42;
-constexpr long smb2_magic = 0xFE534D42;
 constexpr long hugetlbfs_magic = 0x958458f6;
 constexpr long ramfs_magic = 0x858458f6;
 
@@ -316,13 +316,8 @@ void identify(int file, opened_file& result) noexcept {
   case ramfs_magic:
     result.medium = medium::volatile_memory;
     break;
-  case NFS_SUPER_MAGIC:
-  case SMB_SUPER_MAGIC:
-  case cifs_magic:
-  case smb2_magic:
-    result.medium = medium::network;
-    break;
   default:
+    if (is_network(type)) result.medium = medium::network;
     break;
   }
 }
@@ -420,23 +415,6 @@ void allocate(operation& op) noexcept {
 
 // --- threads of ours
 // -------------------------------------------------------------------------------------------------------
-
-namespace {
-
-// As the kernel's sched_attr, whose header declares what glibc's declares as well.
-struct scheduling {
-  std::uint32_t size = sizeof(scheduling);
-  std::uint32_t policy = 0;
-  std::uint64_t flags = 0;
-  std::int32_t nice = 0;
-  std::uint32_t priority = 0;
-  std::uint64_t slice = 0;  // ns; where the policy is SCHED_OTHER, since Linux 6.12
-  std::uint64_t deadline = 0;
-  std::uint64_t period = 0;
-};
-static_assert(sizeof(scheduling) == 48);
-
-}  // namespace
 
 // A thread that wakes up takes the processor at once from one whose slice is longer than its own;
 // else it waits for the end of that slice, and for each other worker's.

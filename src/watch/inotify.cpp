@@ -1,4 +1,7 @@
 #include "core/inline_executor.hpp"
+#include "platform/file_systems.hpp"
+#include "platform/posix.hpp"
+#include "statx_look.hpp"
 #include "watch_source.hpp"
 
 #include <mapio/error.hpp>
@@ -25,6 +28,8 @@ MAPIO_NAMESPACE_BEGIN
 namespace detail::watching {
 namespace {
 
+using platform::posix::last_error;
+
 // Not in the headers of Debian 12, or in ones that do not go with those of glibc.
 constexpr std::uint64_t resolve_cached = 0x20;
 struct open_how {
@@ -32,19 +37,12 @@ struct open_how {
   std::uint64_t mode;
   std::uint64_t resolve;
 };
-constexpr long cifs_magic = 0xFF534D42;
-constexpr long smb2_magic = 0xFE534D42;
-constexpr long smb_magic = 0x517B;
 constexpr long fuse_magic = 0x65735546;
 constexpr long ceph_magic = 0x00C36400;
 
 constexpr std::uint32_t names_mask = IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO |
                                      IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR | IN_EXCL_UNLINK;
 constexpr std::uint32_t file_mask = IN_MODIFY | IN_ATTRIB | IN_DELETE_SELF | IN_MOVE_SELF;
-
-std::error_code last_error() noexcept {
-  return {errno, std::system_category()};
-}
 
 std::uint32_t mask_of(interest what) noexcept {
   switch (what) {
@@ -151,10 +149,6 @@ class inotify_source final : public watch_source {
   alignas(inotify_event) std::array<std::byte, std::size_t{64} << 10> buffer_;
 };
 
-std::int64_t nanoseconds(const statx_timestamp& t) noexcept {
-  return t.tv_sec * 1'000'000'000 + static_cast<std::int64_t>(t.tv_nsec);
-}
-
 }  // namespace
 
 std::unique_ptr<watch_source> make_watch_source(asio::execution_context& context,
@@ -167,11 +161,9 @@ std::unique_ptr<watch_source> make_watch_source(asio::execution_context& context
 bool may_change_unseen(const std::filesystem::path& path) noexcept {
   struct statfs s {};
   if (::statfs(path.c_str(), &s) != 0) return false;
-  switch (static_cast<long>(s.f_type) & 0xFFFFFFFFL) {
-  case NFS_SUPER_MAGIC:
-  case smb_magic:
-  case cifs_magic:
-  case smb2_magic:
+  const long type = static_cast<long>(s.f_type) & 0xFFFFFFFFL;
+  if (platform::is_network(type)) return true;
+  switch (type) {
   case AFS_SUPER_MAGIC:
   case CODA_SUPER_MAGIC:
   case V9FS_MAGIC:
@@ -199,14 +191,7 @@ bool look_at_once(const std::filesystem::path& path, bool follow, file_look& loo
                                STATX_BASIC_STATS | STATX_BTIME, &s) == 0;
   ::close(file);
   if (!is_seen) return false;
-  look.exists = true;
-  look.is_folder = S_ISDIR(s.stx_mode);
-  look.device = (std::uint64_t{s.stx_dev_major} << 32) | s.stx_dev_minor;
-  look.inode = s.stx_ino;
-  look.size = s.stx_size;
-  look.modified = nanoseconds(s.stx_mtime);
-  look.changed = nanoseconds(s.stx_ctime);
-  if ((s.stx_mask & STATX_BTIME) != 0) look.born = nanoseconds(s.stx_btime);
+  look = look_of(s);
   return true;
 }
 

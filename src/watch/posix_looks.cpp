@@ -1,3 +1,5 @@
+#include "platform/posix.hpp"
+#include "statx_look.hpp"
 #include "watch_source.hpp"
 
 #include <cerrno>
@@ -16,14 +18,10 @@ MAPIO_NAMESPACE_BEGIN
 namespace detail::watching {
 namespace {
 
-constexpr std::int64_t nanoseconds_per_second = 1'000'000'000;
+using platform::posix::last_error;
 
 std::int64_t nanoseconds(const timespec& t) noexcept {
-  return static_cast<std::int64_t>(t.tv_sec) * nanoseconds_per_second + t.tv_nsec;
-}
-
-std::error_code last_error() noexcept {
-  return {errno, std::system_category()};
+  return static_cast<std::int64_t>(t.tv_sec) * 1'000'000'000 + t.tv_nsec;
 }
 
 std::error_code look_from(int folder, const char* name, bool follow, file_look& look) noexcept {
@@ -33,16 +31,7 @@ std::error_code look_from(int folder, const char* name, bool follow, file_look& 
   if (::statx(folder, name, follow ? 0 : AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS | STATX_BTIME,
               &s) != 0)
     return errno == ENOENT || errno == ENOTDIR ? std::error_code() : last_error();
-  const auto time = [](const statx_timestamp& t) {
-    return t.tv_sec * nanoseconds_per_second + static_cast<std::int64_t>(t.tv_nsec);
-  };
-  look.is_folder = S_ISDIR(s.stx_mode);
-  look.device = (std::uint64_t{s.stx_dev_major} << 32) | s.stx_dev_minor;
-  look.inode = s.stx_ino;
-  look.size = s.stx_size;
-  look.modified = time(s.stx_mtime);
-  look.changed = time(s.stx_ctime);
-  if ((s.stx_mask & STATX_BTIME) != 0) look.born = time(s.stx_btime);
+  look = look_of(s);
 #else
   struct stat s {};
   if (::fstatat(folder, name, &s, follow ? 0 : AT_SYMLINK_NOFOLLOW) != 0)
@@ -53,8 +42,8 @@ std::error_code look_from(int folder, const char* name, bool follow, file_look& 
   look.size = static_cast<std::uint64_t>(s.st_size);
   look.modified = nanoseconds(s.st_mtim);
   look.changed = nanoseconds(s.st_ctim);
-#endif
   look.exists = true;
+#endif
   return {};
 }
 
