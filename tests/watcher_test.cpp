@@ -593,7 +593,7 @@ TEST_F(watched_file, tells_a_mapped_file_that_its_size_is_stale) {
 TEST_F(watcher_test, makes_one_event_of_a_burst) {
   write_file(file_, "text");
   // Long enough for all of it to fall into one interval.
-  watcher_->add(dir_.path(), coalescing(300ms));
+  watcher_->add(dir_.path(), coalescing(2s));
   shell("for i in 1 2 3 4 5; do echo more >> f; chmod 600 f; done; echo new > g; mv g f; "
         "echo passing > h; rm h; echo last > l");
   ASSERT_TRUE(wait_until([&] { return has_seen(change_kind::created, dir_ / "l"); }));
@@ -603,7 +603,7 @@ TEST_F(watcher_test, makes_one_event_of_a_burst) {
 }
 
 TEST_F(watched_file, makes_one_event_of_a_burst) {
-  watcher_->add(file_, coalescing(300ms));
+  watcher_->add(file_, coalescing(2s));
   shell("for i in 1 2 3 4 5; do echo more >> f; done; mv f g; rm g; echo new > f");
   ASSERT_TRUE(wait_until([&] { return !seen_.empty(); }));
   stop_listening();

@@ -63,8 +63,7 @@ void watch_hub::add(const std::shared_ptr<watch_stream>& stream, const std::file
     throw std::system_error(error, "mapio::watcher::add: " + path.string());
   }
   if (placed.limit) stream->note_fallback(path, placed.limit);
-  if (options.recursive && placed.look.is_folder && watching::file_clock() == (*root)->begin)
-    watching::let_tick_pass();
+  if (options.recursive && placed.look.is_folder) watching::let_pass((*root)->begin);
   request([=](change_finder& finder) {
     if (!stream->is_closed()) return finder.add(stream, std::move(*root), placed, removals);
     finder.release(placed);

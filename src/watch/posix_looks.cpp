@@ -24,6 +24,12 @@ std::int64_t nanoseconds(const timespec& t) noexcept {
   return static_cast<std::int64_t>(t.tv_sec) * 1'000'000'000 + t.tv_nsec;
 }
 
+std::int64_t now(clockid_t clock) noexcept {
+  timespec t{};
+  ::clock_gettime(clock, &t);
+  return nanoseconds(t);
+}
+
 std::error_code look_from(int folder, const char* name, bool follow, file_look& look) noexcept {
   look = {};
 #if defined(STATX_BTIME)
@@ -53,19 +59,19 @@ std::error_code look_at(const std::filesystem::path& path, bool follow, file_loo
   return look_from(AT_FDCWD, path.c_str(), follow, look);
 }
 
+// The times of files move in ticks, but may be ahead of the tick where somebody asks for them often
+// (Linux 6.13).
 std::int64_t file_clock() noexcept {
-  timespec now{};
-#if defined(CLOCK_REALTIME_COARSE)
-  ::clock_gettime(CLOCK_REALTIME_COARSE, &now);
-#else
-  ::clock_gettime(CLOCK_REALTIME, &now);
-#endif
-  return nanoseconds(now);
+  return now(CLOCK_REALTIME);
 }
 
-void let_tick_pass() noexcept {
-  const std::int64_t begin = file_clock();
-  while (file_clock() == begin)
+void let_pass(std::int64_t time) noexcept {
+#if defined(CLOCK_REALTIME_COARSE)
+  constexpr clockid_t ticks = CLOCK_REALTIME_COARSE;
+#else
+  constexpr clockid_t ticks = CLOCK_REALTIME;
+#endif
+  while (now(ticks) <= time)
     std::this_thread::sleep_for(std::chrono::microseconds(500));
 }
 

@@ -45,10 +45,10 @@ bool look_at_once(const std::filesystem::path& path, bool follow, file_look& loo
 /// Tells whether changes of this file are not all made where the OS can see them: by other hosts,
 /// by a server in user space, by the kernel itself.
 bool may_change_unseen(const std::filesystem::path& path) noexcept;
-/// Returns the time that a file would be given now. It moves in ticks.
+/// Returns a time that is not before any that a file has been given so far.
 std::int64_t file_clock() noexcept;
-/// Sleeps until file_clock() is another one.
-void let_tick_pass() noexcept;
+/// Sleeps until what is done to files from here on gives them later times than this one.
+void let_pass(std::int64_t time) noexcept;
 
 /// Lists a folder, piece by piece. May wait.
 class folder_reader {
