@@ -183,8 +183,8 @@ void change_finder::add(std::shared_ptr<watch_stream> stream, std::unique_ptr<wa
   added.seen = placed.look;
   settle(added, std::move(placed));
   if (added.tree) list(*added.tree);
-  // Somebody else's end may have been the end of what this one counts on. Not at once, where a burst
-  // is to be one event.
+  // Somebody else's end may have been the end of what this one counts on. Not at once, where a
+  // burst is to be one event.
   if (removals() != removals_before) hint(added, 0);
 }
 

@@ -1356,10 +1356,10 @@ class session {
     say(locks ? "lock" : "unlock", place(s), whole, offset, n);
     expectation wanted;
     wanted.fails(errc::not_open, !s.is_open()).fails(errc::out_of_range, s.is_open() && !held);
-    if (mlock_works && locks && held)
+    if (locks && held)
       wanted.fails(errc::page_fault, s.of->accessible(s.base() + offset, n) < n)
-          .may_fail(std::errc::not_enough_memory)
-          .may_fail(std::errc::operation_not_permitted);
+          .may_fail(std::errc::not_enough_memory, mlock_works)
+          .may_fail(std::errc::operation_not_permitted, mlock_works);
     const answer got = call(
         s, wanted,
         [&](auto& target, auto&... error) {
