@@ -12,18 +12,17 @@
 #include "seccomp_filter.hpp"
 
 #include <array>
-#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
@@ -62,41 +61,32 @@ class syscall_gate {
       : numbers_(std::move(numbers)), but_(std::move(but)), decide_(std::move(decide)) {}
   syscall_gate(const syscall_gate&) = delete;
   syscall_gate& operator=(const syscall_gate&) = delete;
-  ~syscall_gate() { close(); }
+  ~syscall_gate() { release(); }
 
   /// Runs `body` under the filter and returns true, or false where the kernel does not let us;
-  /// throws what it throws.
+  /// throws what it throws. What threads that outlive it call goes on and is not shown.
   bool run(const std::function<void()>& body) {
     // Of a run before this one.
-    close();
-    listener_ = -1;
-    installed_ = false;
-    stop_ = ::eventfd(0, EFD_CLOEXEC);
+    release();
+    filter_ = std::make_shared<installed_filter>();
     std::exception_ptr failure;
-    std::thread supervisor;
-    std::thread runner([&] {
+    std::thread runner([&, filter = filter_] {
       try {
         // Started before the filter is there, so that it is not caught itself.
-        supervisor = std::thread([this] { supervise(); });
-        const int listener = install_filter(filter_for(numbers_, SECCOMP_RET_USER_NOTIF, but_),
-                                            SECCOMP_FILTER_FLAG_NEW_LISTENER);
-        {
-          const std::lock_guard lock(mutex_);
-          listener_ = listener;
-          installed_ = true;
-        }
-        changed_.notify_all();
-        if (listener >= 0) body();
+        std::thread([this, filter] { supervise(*filter); }).detach();
+        filter->install(filter_for(numbers_, SECCOMP_RET_USER_NOTIF, but_));
+        if (filter->listener >= 0) body();
       } catch (...) {
         failure = std::current_exception();
       }
     });
     runner.join();
-    const std::uint64_t one = 1;
-    static_cast<void>(!::write(stop_, &one, sizeof one));
-    supervisor.join();
+    {
+      const std::lock_guard lock(filter_->being_shown);
+      filter_->is_shown = false;
+    }
     if (failure) std::rethrow_exception(failure);
-    return listener_ >= 0;
+    return filter_->listener >= 0;
   }
 
   /// Waits until `count` calls are held.
@@ -116,7 +106,7 @@ class syscall_gate {
       ids = std::exchange(held_, {});
     }
     for (const std::uint64_t id : ids)
-      answer(id, what);
+      answer(*filter_, id, what);
   }
   /// The calls seen so far, held ones included.
   std::vector<call> seen() const {
@@ -126,48 +116,78 @@ class syscall_gate {
   std::size_t count() const { return seen().size(); }
 
  private:
-  void close() const {
-    if (listener_ >= 0) ::close(listener_);
-    if (stop_ >= 0) ::close(stop_);
-  }
-
-  void supervise() {
-    {
-      std::unique_lock lock(mutex_);
-      changed_.wait(lock, [&] { return installed_; });
-      if (listener_ < 0) return;
+  // Lives as long as a thread is under it, which may be longer than the gate: a detached one, say,
+  // that ends. Nothing would let its calls go on, and glibc aborts if it cannot unmap a stack.
+  struct installed_filter {
+    installed_filter() = default;
+    installed_filter(const installed_filter&) = delete;
+    installed_filter& operator=(const installed_filter&) = delete;
+    ~installed_filter() {
+      if (listener >= 0) ::close(listener);
     }
+
+    void install(const std::vector<sock_filter>& program) {
+      const int fd = install_filter(program, SECCOMP_FILTER_FLAG_NEW_LISTENER);
+      const std::lock_guard lock(mutex);
+      listener = fd;
+      is_installed = true;
+      changed.notify_all();
+    }
+    bool wait_until_installed() {
+      std::unique_lock lock(mutex);
+      changed.wait(lock, [&] { return is_installed; });
+      return listener >= 0;
+    }
+
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool is_installed = false;
+    int listener = -1;
+    // Held while the gate looks at a call.
+    std::mutex being_shown;
+    bool is_shown = true;
+  };
+
+  // Touches the gate only while that is shown calls.
+  void supervise(installed_filter& filter) {
+    if (!filter.wait_until_installed()) return;
     for (;;) {
-      std::array<pollfd, 2> fds{{{listener_, POLLIN, 0}, {stop_, POLLIN, 0}}};
-      if (::poll(fds.data(), fds.size(), -1) < 0) continue;
-      if (fds[1].revents != 0) return;
-      if ((fds[0].revents & POLLIN) != 0) receive();
+      pollfd listener{filter.listener, POLLIN, 0};
+      if (::poll(&listener, 1, -1) < 0) continue;
+      if ((listener.revents & POLLIN) != 0) receive(filter);
+      // Nobody is under the filter any more.
+      else if (listener.revents != 0)
+        return;
     }
   }
 
-  void receive() {
+  void receive(installed_filter& filter) {
     // Larger than the kernel's structure may ever become; it insists on zeros.
     alignas(seccomp_notif) std::array<unsigned char, 1024> raw{};
     auto* note = reinterpret_cast<seccomp_notif*>(raw.data());
-    if (::ioctl(listener_, SECCOMP_IOCTL_NOTIF_RECV, note) != 0) return;
-    call c;
-    c.number = note->data.nr;
-    c.thread = static_cast<pid_t>(note->pid);
-    for (std::size_t i = 0; i < c.arguments.size(); ++i)
-      c.arguments[i] = note->data.args[i];
-    const verdict what = decide_(c);
-    {
-      const std::lock_guard lock(mutex_);
-      seen_.push_back(c);
-      if (what.what == verdict::kind::hold) held_.push_back(note->id);
-    }
-    if (what.what == verdict::kind::hold)
-      changed_.notify_all();
-    else
-      answer(note->id, what);
+    if (::ioctl(filter.listener, SECCOMP_IOCTL_NOTIF_RECV, note) != 0) return;
+    const std::lock_guard lock(filter.being_shown);
+    const verdict what = filter.is_shown ? show(*note) : pass;
+    if (what.what != verdict::kind::hold) answer(filter, note->id, what);
   }
 
-  void answer(std::uint64_t id, verdict what) const {
+  verdict show(const seccomp_notif& note) {
+    call c;
+    c.number = note.data.nr;
+    c.thread = static_cast<pid_t>(note.pid);
+    for (std::size_t i = 0; i < c.arguments.size(); ++i)
+      c.arguments[i] = note.data.args[i];
+    const verdict what = decide_(c);
+    const std::lock_guard lock(mutex_);
+    seen_.push_back(c);
+    if (what.what == verdict::kind::hold) {
+      held_.push_back(note.id);
+      changed_.notify_all();
+    }
+    return what;
+  }
+
+  static void answer(const installed_filter& filter, std::uint64_t id, verdict what) {
     alignas(seccomp_notif_resp) std::array<unsigned char, 1024> raw{};
     auto* response = reinterpret_cast<seccomp_notif_resp*>(raw.data());
     response->id = id;
@@ -175,7 +195,7 @@ class syscall_gate {
       response->error = -what.error;
     else
       response->flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
-    static_cast<void>(::ioctl(listener_, SECCOMP_IOCTL_NOTIF_SEND, response));
+    static_cast<void>(::ioctl(filter.listener, SECCOMP_IOCTL_NOTIF_SEND, response));
   }
 
   std::vector<long> numbers_;
@@ -185,9 +205,7 @@ class syscall_gate {
   std::condition_variable changed_;
   std::vector<std::uint64_t> held_;
   std::vector<call> seen_;
-  int listener_ = -1;
-  int stop_ = -1;
-  bool installed_ = false;
+  std::shared_ptr<installed_filter> filter_;
 };
 
 }  // namespace faults
