@@ -766,6 +766,23 @@ TEST_F(watcher_gap, of_the_watcher_is_told_once_and_made_up_for) {
   stop_listening();
 }
 
+TEST_F(watcher_gap, that_nobody_reads_keeps_no_loop_busy) {
+  watcher_.emplace(io_, 1);
+  shell("mkdir a");
+  watcher_->add(dir_.path(), recursive());
+  watcher other(io_);
+  other.add(mark_, missing());
+  bool is_marked = false;
+  other.next([&](std::error_code, const change_event&) { is_marked = true; });
+  shell("for i in 1 2 3 4 5 6 7 8 9; do echo $i > $i; done; echo text > a/f; rm -r a");
+  // As many times as it looks for more to do, then not at all.
+  ASSERT_TRUE(support::eventually([&] { return io_.run_for(20ms) == 0; }));
+  write_file(mark_, "");
+  ASSERT_TRUE(support::run_until(io_, [&] { return is_marked; }));
+  EXPECT_TRUE(wait_until([&] { return has_seen(change_kind::created, dir_ / "9"); }));
+  stop_listening();
+}
+
 TEST_F(watcher_gap, of_the_kernel_is_told_once_and_made_up_for) {
   shell("mkdir a; echo text > a/f; echo text > a/g; echo text > a/h");
   watcher_->add(dir_.path(), recursive());

@@ -484,8 +484,10 @@ bool change_finder::look_at_urgent(bool may_wait) {
 
 watch_clock::time_point change_finder::next_deadline() const noexcept {
   auto deadline = watch_clock::time_point::max();
+  // A stream that has no room says so when it has.
   for (const watched_root* root : active_)
-    if (root->must_look || !root->hinted.empty()) deadline = std::min(deadline, root->due);
+    if ((root->must_look || !root->hinted.empty()) && root->stream.has_room())
+      deadline = std::min(deadline, root->due);
   for (const watched_root* root : polled_)
     deadline = std::min(deadline, root->next_poll);
   for (const pending_move& move : moves_)
