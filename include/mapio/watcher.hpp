@@ -133,7 +133,8 @@ class basic_mapped_file;
 ///
 /// **When something is missed** (the OS collected too much, or this watcher did), next() gives one
 /// change_kind::overflow, and after it what differs from the last state that was told: whoever
-/// applies all events has the right state. docs/watching.md says what the OS itself does not see.
+/// applies all events has the right state. Not found so is the removal of what a tree contained
+/// before it was listed for the first time. docs/watching.md says what the OS itself does not see.
 ///
 /// Destroying a watcher closes it.
 ///
