@@ -158,7 +158,7 @@ bool watch_hub::run(bool may_wait) noexcept {
 void watch_hub::go_on_or_rest(bool goes_on) noexcept {
   bool is_over = false;
   // It asks the streams, and a stream that is waited for comes here with its lock held.
-  const auto deadline = finder_.next_deadline();
+  const auto deadline = goes_on ? watch_clock::time_point::max() : finder_.next_deadline();
   {
     std::lock_guard lock(mutex_);
     if (!stopping_ && !goes_on && !again_) {
