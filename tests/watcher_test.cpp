@@ -717,10 +717,15 @@ class watcher_gap : public watcher_test {
       return event.kind == change_kind::overflow;
     });
   }
-  /// Waits for what was done to a file that is watched with its folder.
-  void catch_up_with(const fs::path& file) {
+  /// Waits until a file is watched with its folder, and for all that was done to it to find out.
+  void wait_until_watched(const fs::path& file) {
+    ASSERT_TRUE(wait_until([&] {
+      write_file(file, "other");
+      return has_seen(change_kind::modified, file);
+    }));
     fs::permissions(file, fs::perms::owner_all);
     EXPECT_TRUE(wait_until([&] { return has_seen(change_kind::metadata, file); }));
+    seen_.clear();
   }
   bool catches_up() {
     return wait_until([&] {
@@ -761,13 +766,8 @@ TEST_F(watcher_gap, of_the_watcher_is_told_once_and_made_up_for) {
   shell("mkdir a; for i in 1 2 3 4 5 6 7 8 9; do echo $i > a/$i; done");
   watcher_->add(dir_.path(), recursive());
   // What goes before its folder is watched, nobody can tell.
-  ASSERT_TRUE(wait_until([&] {
-    write_file(dir_ / "a/9", "other");
-    return has_seen(change_kind::modified, dir_ / "a/9");
-  }));
-  catch_up_with(dir_ / "a/9");
+  ASSERT_NO_FATAL_FAILURE(wait_until_watched(dir_ / "a/9"));
   stop_listening();
-  seen_.clear();
   tree_.files = rebuilt_tree::look_at(dir_.path());
   // It collects while another one waits.
   watcher other(io_);
@@ -809,13 +809,8 @@ TEST_F(watcher_gap, of_the_kernel_is_told_once_and_made_up_for) {
   shell("mkdir a; echo text > a/f; echo text > a/g; echo text > a/h");
   watcher_->add(dir_.path(), recursive());
   watcher_->add(dir_ / "a" / "g");
-  ASSERT_TRUE(wait_until([&] {
-    write_file(dir_ / "a/f", "other");
-    return has_seen(change_kind::modified, dir_ / "a/f");
-  }));
-  catch_up_with(dir_ / "a/f");
+  ASSERT_NO_FATAL_FAILURE(wait_until_watched(dir_ / "a/f"));
   stop_listening();
-  seen_.clear();
   // Nobody reads; the kernel keeps no more than so many.
   int limit = 0;
   std::ifstream("/proc/sys/fs/inotify/max_queued_events") >> limit;
@@ -848,12 +843,7 @@ TEST_F(watcher_gap, of_a_storm_leaves_nothing_untold) {
     write_file(dir_ / std::to_string(i), "");
   watcher_->add(dir_.path(), recursive());
   // What a gap takes that was never seen, nobody can tell.
-  ASSERT_TRUE(wait_until([&] {
-    write_file(dir_ / "a/f", "other");
-    return has_seen(change_kind::modified, dir_ / "a/f");
-  }));
-  catch_up_with(dir_ / "a/f");
-  seen_.clear();
+  ASSERT_NO_FATAL_FAILURE(wait_until_watched(dir_ / "a/f"));
   tree_.files = rebuilt_tree::look_at(dir_.path());
   std::vector<pid_t> writers;
   for (unsigned w = 0; w < 4; ++w)
