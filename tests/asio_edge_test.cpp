@@ -321,16 +321,8 @@ TEST_F(asio_edge, AForkedChildThatRunsTheContextLeavesTheParentAlone) {
 
 }  // namespace
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define MAPIO_TEST_UNDER_ASAN 1
-#endif
-#elif defined(__SANITIZE_ADDRESS__)
-#define MAPIO_TEST_UNDER_ASAN 1
-#endif
-
-// AddressSanitizer has its own, and insists that both ends are. Then nothing is counted.
-#ifndef MAPIO_TEST_UNDER_ASAN
+// A sanitizer has its own, which must not be replaced. Then nothing is counted.
+#if !MAPIO_TEST_UNDER_ASAN && !MAPIO_TEST_UNDER_TSAN
 // Only counts; what is allocated and freed is the ordinary memory.
 [[gnu::noinline]] void* operator new(std::size_t size) {
   if (counted_news >= 0) ++counted_news;

@@ -47,18 +47,7 @@ namespace {
 using namespace harness;
 using support::temp_dir;
 
-constexpr bool sanitized =
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    true;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-    true;
-#else
-    false;
-#endif
-#else
-    false;
-#endif
+constexpr bool sanitized = support::under_asan || support::under_tsan;
 
 /// Sends `text` on a connection of its own, and returns the lines that come until it ends.
 words conversation(const ingestd_process& d, std::string_view text) {

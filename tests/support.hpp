@@ -4,6 +4,8 @@
 // What several test programs share: scratch folders, files with known bytes, children, a watchdog
 // for tests that hang, and running a coroutine to its end.
 
+#include "sanitizers.hpp"
+
 #include <mapio/mapio.hpp>
 
 #include <asio/awaitable.hpp>
@@ -54,30 +56,6 @@ namespace support {
 
 namespace fs = std::filesystem;
 using namespace std::chrono_literals;
-
-#if defined(__SANITIZE_THREAD__)
-inline constexpr bool under_tsan = true;
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-inline constexpr bool under_tsan = true;
-#else
-inline constexpr bool under_tsan = false;
-#endif
-#else
-inline constexpr bool under_tsan = false;
-#endif
-
-#if defined(__SANITIZE_ADDRESS__)
-inline constexpr bool under_asan = true;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-inline constexpr bool under_asan = true;
-#else
-inline constexpr bool under_asan = false;
-#endif
-#else
-inline constexpr bool under_asan = false;
-#endif
 
 /// How long anything may take before a test gives up on it; never the time that a test waits on
 /// purpose.

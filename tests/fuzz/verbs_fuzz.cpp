@@ -5,6 +5,7 @@
 // given, and holds the library to it. MAPIO_FUZZ_FOLDER chooses the file system,
 // MAPIO_FUZZ_TRACE=1 prints the verbs.
 
+#include "../sanitizers.hpp"
 #include "file_model.hpp"
 
 #include <mapio/mapio.hpp>
@@ -38,14 +39,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-#define MAPIO_FUZZ_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
-#define MAPIO_FUZZ_SANITIZED 1
-#endif
-#endif
-
 namespace fuzz {
 namespace {
 
@@ -63,11 +56,8 @@ using mapio::segment;
 constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
 constexpr std::uint64_t largest_file = std::uint64_t{256} << 10;
 constexpr std::uint64_t too_large = (std::uint64_t{1} << 47) + 1;
-#ifdef MAPIO_FUZZ_SANITIZED
-constexpr bool mlock_works = false;  // sanitizers make it a no-op
-#else
-constexpr bool mlock_works = true;
-#endif
+// Sanitizers make it a no-op.
+constexpr bool mlock_works = !support::under_asan && !support::under_tsan;
 
 const bool tracing = std::getenv("MAPIO_FUZZ_TRACE") != nullptr;
 
@@ -885,10 +875,9 @@ class session {
     require(fits ? m.capacity() == page_ceil(std::max(of.size, asked))
                  : m.capacity() >= page_ceil(of.size),
             "capacity after open");
-#ifndef __SANITIZE_THREAD__
     // Less would mean that mappings are left behind, of which a process may have so many.
-    require(fits || m.capacity() >= std::uint64_t{1} << 30, "automatic capacity");
-#endif
+    require(fits || support::under_tsan || m.capacity() >= std::uint64_t{1} << 30,
+            "automatic capacity");
   }
 
   void open() {

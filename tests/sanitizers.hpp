@@ -1,0 +1,31 @@
+#ifndef MAPIO_TESTS_SANITIZERS_HPP
+#define MAPIO_TESTS_SANITIZERS_HPP
+
+// What this is compiled under. GCC and Clang say it differently.
+
+#if defined(__has_feature)
+#define MAPIO_TEST_HAS_FEATURE(feature) __has_feature(feature)
+#else
+#define MAPIO_TEST_HAS_FEATURE(feature) 0
+#endif
+
+#if defined(__SANITIZE_THREAD__) || MAPIO_TEST_HAS_FEATURE(thread_sanitizer)
+#define MAPIO_TEST_UNDER_TSAN 1
+#else
+#define MAPIO_TEST_UNDER_TSAN 0
+#endif
+
+#if defined(__SANITIZE_ADDRESS__) || MAPIO_TEST_HAS_FEATURE(address_sanitizer)
+#define MAPIO_TEST_UNDER_ASAN 1
+#else
+#define MAPIO_TEST_UNDER_ASAN 0
+#endif
+
+namespace support {
+
+inline constexpr bool under_tsan = MAPIO_TEST_UNDER_TSAN != 0;
+inline constexpr bool under_asan = MAPIO_TEST_UNDER_ASAN != 0;
+
+}  // namespace support
+
+#endif
