@@ -94,10 +94,12 @@ class cold_pages : public support::mapped_file_test {
 
   const std::string bytes_ = pattern(16 * page());
   std::atomic<bool> holds_reads_{false};
-  syscall_gate gate_{{SYS_pread64, SYS_pwritev, SYS_madvise}, [this](const syscall_gate::call& c) {
+  syscall_gate gate_{{SYS_pread64, SYS_pwritev, SYS_madvise},
+                     [this](const syscall_gate::call& c) {
                        return holds_reads_ && c.number == SYS_pread64 ? syscall_gate::hold
                                                                       : syscall_gate::pass;
-                     }};
+                     },
+                     faults::advice_that_populates_nothing()};
 };
 
 using offsets = std::vector<std::uint64_t>;

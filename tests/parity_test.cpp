@@ -458,15 +458,13 @@ TEST_F(parity, resize) {
 TEST_F(parity, touch_pages) {
   write_file(path_, pattern(64 * mebibyte));
   bool hold_next = true;
-  // Not what the allocator says of its own memory, maybe with a lock held: the bits 4 and 16 are
-  // both set in MADV_POPULATE_READ.
   faults::syscall_gate gate(
       {SYS_madvise},
       [&](const faults::syscall_gate::call& c) {
         const bool holds = c.arguments[2] == MADV_POPULATE_READ && std::exchange(hold_next, false);
         return holds ? faults::syscall_gate::hold : faults::syscall_gate::pass;
       },
-      {{SYS_madvise, 2, 4, 0}, {SYS_madvise, 2, 16, 0}});
+      faults::advice_that_populates_nothing());
   outcome cancelled;
   const bool cold = support::evict(path_);
   MAPIO_SKIP_UNLESS(gate.run([&] {

@@ -55,10 +55,13 @@ class prefault_test : public testing::Test {
   }
   /// Runs `body` while nothing can be brought into memory; false where that cannot be had.
   static bool without_populating(const std::function<void()>& body) {
-    faults::syscall_gate gate({SYS_madvise}, [](const faults::syscall_gate::call& c) {
-      return c.arguments[2] == madvise_populate_read ? faults::syscall_gate::fail(EFAULT)
-                                                     : faults::syscall_gate::pass;
-    });
+    faults::syscall_gate gate(
+        {SYS_madvise},
+        [](const faults::syscall_gate::call& c) {
+          return c.arguments[2] == madvise_populate_read ? faults::syscall_gate::fail(EFAULT)
+                                                         : faults::syscall_gate::pass;
+        },
+        faults::advice_that_populates_nothing());
     return gate.run(body);
   }
 

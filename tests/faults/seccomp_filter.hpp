@@ -34,6 +34,12 @@ struct harmless_call {
   unsigned value = 0;
 };
 
+/// All madvise() but the MADV_POPULATE ones, in which the bits 4 and 16 are both set: what
+/// allocators and sanitizers say of their own memory, maybe with a lock held.
+inline std::vector<harmless_call> advice_that_populates_nothing() {
+  return {{SYS_madvise, 2, 4, 0}, {SYS_madvise, 2, 16, 0}};
+}
+
 /// A filter that answers `action` to the listed system calls and allows all others.
 inline std::vector<sock_filter> filter_for(const std::vector<long>& numbers, unsigned action,
                                            const std::vector<harmless_call>& but = {}) {
