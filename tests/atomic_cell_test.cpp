@@ -496,6 +496,65 @@ TEST_F(atomic_cell_cancel, beside_a_change_ends_it_exactly_once) {
   RecordProperty("cancelled", static_cast<int>(cancelled));
 }
 
+// Of two who wait, the one that is cancelled must not have taken the only wake-up.
+TEST_F(atomic_cell_cancel, leaves_the_wake_up_for_one_to_the_other) {
+  mapped_file file = created(page());
+  const cell c = file.atomic<std::uint32_t>(0);
+  constexpr std::uint32_t rounds = is_slow ? 500 : 2'000;
+  std::atomic<std::uint32_t> waiting{0}, woken{0}, begun{0};
+  std::thread waits([&] {
+    const auto word = file.map().atomic<std::uint32_t>(0);
+    for (std::uint32_t i = 1; i <= rounds; ++i) {
+      while (waiting.load() < i)
+        std::this_thread::yield();
+      word.wait(i - 1);
+      woken = i;
+    }
+  });
+  std::thread changes([&] {
+    const auto word = file.map().atomic<std::uint32_t>(0);
+    for (std::uint32_t i = 1; i <= rounds; ++i) {
+      while (begun.load() < i)
+        std::this_thread::yield();
+      word.store(i);
+      word.notify_one();
+    }
+  });
+  const auto word = file.map().atomic<std::uint32_t>(0);
+  for (std::uint32_t i = 1; i <= rounds; ++i) {
+    asio::cancellation_signal signal;
+    outcome o;
+    c.wait(i - 1, asio::bind_cancellation_slot(signal.slot(), o.handler()));
+    settle();
+    waiting = i;
+    for (int turn = 0; turn < 20; ++turn)
+      std::this_thread::yield();
+    begun = i;
+    for (std::uint32_t spin = 0; spin < i % 64; ++spin)
+      static_cast<void>(c.load());
+    signal.emit(asio::cancellation_type::total);
+    EXPECT_TRUE(run_to_end(io_));
+    EXPECT_EQ(o.calls, 1);
+    if (!o.error) {
+      // The wake-up was for this one.
+      EXPECT_TRUE(eventually([&] { return c.load() == i; }));
+      word.notify_all();
+    }
+    EXPECT_TRUE(eventually([&] { return woken == i; })) << "round " << i << ": " << o.error;
+    if (HasFailure()) {
+      // Lets the other threads end.
+      begun = waiting = rounds;
+      while (woken < rounds) {
+        word.notify_all();
+        std::this_thread::yield();
+      }
+      break;
+    }
+  }
+  changes.join();
+  waits.join();
+}
+
 // --- many
 // -----------------------------------------------------------------------------------------------------------------
 

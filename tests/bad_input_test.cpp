@@ -361,6 +361,12 @@ TEST_F(bad_options, are_invalid_and_create_nothing) {
   odd = read_only();
   odd.mode = static_cast<access>(9);
   refused.push_back(odd);
+  odd = read_write();
+  odd.touch = static_cast<mapio::prefault>(9);
+  refused.push_back(odd);
+  odd = read_write();
+  odd.writes = static_cast<mapio::write_path>(9);
+  refused.push_back(odd);
   for (const auto mode : {access::read_only, access::copy_on_write})
     for (const auto how : creating_dispositions) {
       odd = creating(page(), how);
@@ -474,6 +480,12 @@ TEST_F(bad_handle, is_not_adopted) {
               std::errc::permission_denied);
     EXPECT_EQ(adopt_error(support::open_fd(path_, O_RDWR | O_APPEND), read_write()),
               errc::unsupported);
+    // Not every file system has such.
+    if (const int direct = ::open(path_.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC); direct >= 0) {
+      const support::unique_fd owner(direct);
+      for (const open_options& options : {read_only(), read_write(), copy_on_write()})
+        EXPECT_EQ(adopt_error(owner, options), errc::unsupported);
+    }
     EXPECT_EQ(read_file(path_), content);
   }
   std::array<int, 2> ends{};

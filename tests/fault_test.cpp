@@ -4,8 +4,10 @@
 #include <mapio/mapped_file.hpp>
 #include <mapio/mapping.hpp>
 
+#include "faults/counted_syncs.hpp"
 #include "faults/loop_disk.hpp"
 #include "faults/private_mount.hpp"
+#include "faults/syscall_gate.hpp"
 #include "support.hpp"
 
 #include <asio/awaitable.hpp>
@@ -648,6 +650,102 @@ TEST_P(fault_test, is_handled_on_an_alternate_stack) {
         return true;
       },
       SA_ONSTACK);
+}
+
+// --- what is counted, and what is remembered
+// ------------------------------------------------------------------------------
+
+class fault_aftermath : public testing::Test {
+ protected:
+  const support::temp_dir folder_;
+  const fs::path path_ = folder_ / "file";
+};
+
+// As many as a read makes off the loop, whatever is resident.
+constexpr std::size_t many_pages = 32;
+
+constexpr const char* unseen = "the kernel does not let us see system calls";
+
+TEST_F(fault_aftermath, is_a_count_of_whole_pages_for_awaited_reads_too) {
+  const std::string bytes = pattern(many_pages * page());
+  write_file(path_, bytes);
+  verbs v(mapping(path_, support::read_only()), kind::awaited);
+  support::truncate_file(path_, 3 * page() + 100);
+  std::error_code error;
+  std::string read(bytes.size() - 10, untouched);
+  EXPECT_EQ(v.read(10, read, error), 3 * page() - 10);
+  EXPECT_EQ(error, errc::page_fault) << error.message();
+  EXPECT_TRUE(same(std::string_view(read).substr(0, 3 * page() - 10),
+                   std::string_view(bytes).substr(10, 3 * page() - 10)));
+}
+
+// It goes to the kernel where the update is a write, which finds the fault and calls it otherwise.
+TEST_F(fault_aftermath, of_bytes_that_are_gone_is_the_same_for_every_path_of_an_update) {
+  write_file(path_, std::string(many_pages * page(), '.'));
+  for (const auto writes : {mapio::write_path::mapped, mapio::write_path::file})
+    for (const kind k : both_kinds) {
+      write_file(folder_ / "source", pattern(8 * page()));
+      const mapping source(folder_ / "source", support::read_only());
+      const mapio::region gone = source.view(0, 8 * page());
+      support::truncate_file(folder_ / "source", 3 * page());
+      open_options options = read_write();
+      options.writes = writes;
+      verbs v(mapping(path_, options), k);
+      std::error_code error;
+      const std::size_t n = v.update(
+          page(), std::string_view(reinterpret_cast<const char*>(gone.data()), gone.size()), error);
+      EXPECT_EQ(error, errc::page_fault) << error.message();
+      EXPECT_LE(n, 3 * page());
+      EXPECT_EQ(n % page(), 0U);
+    }
+}
+
+TEST_F(fault_aftermath, of_a_file_that_is_long_enough_again_does_not_poison_it) {
+  const std::string bytes = pattern(4 * page());
+  for (const kind k : both_kinds) {
+    write_file(path_, bytes);
+    mapping map(path_, storing());
+    verbs v(map, k);
+    support::truncate_file(path_, page());
+    // Between the fault and the look at the size.
+    std::atomic<int> looks{0};
+    faults::syscall_gate gate({SYS_statx}, [&](const faults::syscall_gate::call&) {
+      if (looks++ == 0) support::truncate_file(path_, bytes.size());
+      return faults::syscall_gate::pass;
+    });
+    const bool seen = gate.run([&] {
+      std::error_code error;
+      EXPECT_EQ(v.update(2 * page(), "x", error), 0U);
+      EXPECT_EQ(error, errc::page_fault) << error.message();
+    });
+    if (!seen) GTEST_SKIP() << unseen;
+    EXPECT_GE(looks.load(), 1);
+    std::error_code error;
+    EXPECT_EQ(v.update(2 * page(), "y", error), 1U);
+    EXPECT_FALSE(error) << error.message();
+    map.flush(error);
+    EXPECT_FALSE(error) << error.message();
+    EXPECT_FALSE(map.flush_error());
+  }
+}
+
+TEST_F(fault_aftermath, leaves_what_was_stored_before_it_to_be_synced) {
+  for (const std::size_t before : {std::size_t{0}, page()}) {
+    write_file(path_, pattern(4 * page()));
+    mapping map(path_, storing());
+    map.flush();
+    support::truncate_file(path_, before + page());
+    std::error_code error;
+    const std::string bytes(3 * page(), 'x');
+    EXPECT_EQ(map.update_region(before, asio::buffer(bytes), error), page());
+    EXPECT_EQ(error, errc::page_fault) << error.message();
+    const auto syncs = faults::syncs_of_file_and_folder(folder_.path(), [&] {
+      map.flush_range(before, page(), error);
+      EXPECT_FALSE(error) << error.message();
+    });
+    if (!syncs) GTEST_SKIP() << unseen;
+    EXPECT_EQ(syncs->first, 1);
+  }
 }
 
 }  // namespace

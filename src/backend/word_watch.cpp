@@ -88,11 +88,13 @@ void word_watch::watcher::sort_out(word& w, std::uint32_t value, bool is_gone,
   while (operation* op = all.pop()) {
     if (owner_.stopping_)
       op->dropped = true;
-    else if (op->cancel_requested.load(std::memory_order_relaxed))
-      op->error = asio::error::operation_aborted;
     else if (op->at == value && !is_gone) {
-      w.waiting.push(*op);
-      continue;
+      // Only while there is no change: the wake-up for one may have come here, and not to another.
+      if (!op->cancel_requested.load(std::memory_order_relaxed)) {
+        w.waiting.push(*op);
+        continue;
+      }
+      op->error = asio::error::operation_aborted;
     }
     op->place.store(0, std::memory_order_relaxed);
     over.push(*op);

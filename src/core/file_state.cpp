@@ -67,7 +67,9 @@ std::error_code check_opening(const open_options& options) noexcept {
 
 // Of those that say what becomes of it then.
 std::error_code check_mapping(const open_options& options) noexcept {
-  if (options.mode > access::copy_on_write) return make_error_code(std::errc::invalid_argument);
+  if (options.mode > access::copy_on_write || options.touch > prefault::eager ||
+      options.writes > write_path::file)
+    return make_error_code(std::errc::invalid_argument);
   if (options.reserve > largest_size) return make_error_code(std::errc::file_too_large);
   using trigger = flush_policy::trigger;
   const trigger kind = options.policy.kind();
@@ -489,6 +491,14 @@ std::size_t whole_pages(std::uint64_t offset, std::size_t done) noexcept {
   return done - std::min<std::size_t>(done, (offset + done) % page_size());
 }
 
+// After a fault of a read or write through the file. The kernel has another name for one on the
+// other side, in another mapping say.
+void count_like_a_copy(operation& op) noexcept {
+  if (op.error == std::errc::bad_address) op.error = errc::page_fault;
+  if (op.error == errc::page_fault)
+    op.transferred = whole_pages(op.offset, static_cast<std::size_t>(op.transferred));
+}
+
 // Runs use(extent) with a copy window open over [offset, offset + n) of the current extent.
 template <class Use>
 failure with_window(const std::atomic<extent*>& current, const std::atomic<bool>& closed,
@@ -549,9 +559,15 @@ failure file_state::store_fault(extent& e, std::uint64_t offset, const void* byt
   // What cannot be read was not refused by this file.
   std::byte unread;
   if (platform::guarded_copy(&unread, source, 1) != 1) return errc::page_fault;
-  std::uint64_t real_size = 0;
-  if (!platform::file_size(file_->get(), real_size) && real_size > at)
-    flushes_.store_refused(at, at + 1, errc::page_fault);
+  // Somebody may have cut the file and extended it again since: only what is refused again and
+  // again is refused by a file that is long enough.
+  constexpr int attempts = 12;
+  for (int i = 0; i < attempts; ++i) {
+    std::uint64_t real_size = 0;
+    if (platform::file_size(file_->get(), real_size) || real_size <= at) return errc::page_fault;
+    if (platform::guarded_copy(e.base() + at, source, 1) == 1) return errc::page_fault;
+  }
+  flushes_.store_refused(at, at + 1, errc::page_fault);
   return errc::page_fault;
 }
 
@@ -1202,6 +1218,7 @@ void file_state::write_awaited(operation& op) noexcept {
       file.recent_.add(self->offset);
       file.recent_.add(end - 1);
     }
+    count_like_a_copy(*self);
     if (self->dropped || file.end_update(*self)) finish(*self);
   };
 }
@@ -1267,6 +1284,7 @@ bool file_state::start_read(operation& op) noexcept {
   op.count = op.length;
   op.done = [](operation* self) noexcept {
     if (!self->error && self->transferred < self->length) self->error = errc::page_fault;
+    count_like_a_copy(*self);
     finish(*self);
   };
   return submit(op);

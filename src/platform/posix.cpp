@@ -318,6 +318,10 @@ std::error_code inspect(native_handle_type file, const open_options& options, op
   if (flags < 0) return last_error();
   // A write at an offset goes to the end there, whatever offset it names.
   if (options.mode == access::read_write && (flags & O_APPEND) != 0) return errc::unsupported;
+#ifdef O_DIRECT
+  // Reads and writes take whole blocks there, of aligned memory.
+  if ((flags & O_DIRECT) != 0) return errc::unsupported;
+#endif
   struct stat status {};
   if (std::error_code error = check_regular(file, status)) return error;
   // A file that is empty is not mapped, which would find this out.
@@ -940,7 +944,8 @@ void guard_faults() {
     // NODEFER: the handler is left by a jump, after which the next fault must be delivered again.
     action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
     sigemptyset(&action.sa_mask);
-    // Known before the first fault can ask for it.
+    // Known before the first fault can ask for them.
+    static_cast<void>(page_size());
     if (::sigaction(SIGBUS, nullptr, &previous_action) != 0 ||
         ::sigaction(SIGBUS, &action, nullptr) != 0)
       throw std::system_error(last_error(), "sigaction");
