@@ -488,15 +488,17 @@ inline auto into(std::error_code& error) {
   return asio::redirect_error(asio::use_awaitable, error);
 }
 
-/// Runs handlers until `condition` holds; false if the context has nothing left to do, or takes too
-/// long.
+/// Runs handlers until `condition` holds; false if that takes too long.
+///
+/// A thread that lets go of the last work of a turn before may stop the context only now: to be
+/// stopped is not to be at the end.
 template <class Condition>
 bool run_until(asio::io_context& io, Condition condition) {
-  io.restart();
   const auto end = std::chrono::steady_clock::now() + patience;
   while (!condition()) {
     if (std::chrono::steady_clock::now() > end) return false;
-    if (io.run_one_until(end) == 0) return condition();
+    io.restart();
+    if (io.run_one_until(end) == 0) std::this_thread::sleep_for(1ms);
   }
   return true;
 }
@@ -504,9 +506,13 @@ bool run_until(asio::io_context& io, Condition condition) {
 /// Runs everything that is outstanding; false if something is still outstanding when patience is
 /// over.
 inline bool run_to_end(asio::io_context& io) {
-  io.restart();
-  io.run_for(patience);
-  return io.stopped();
+  // Twice, for the reason above.
+  for (int idle = 0; idle < 2;) {
+    io.restart();
+    idle = io.run_for(patience) == 0 ? idle + 1 : 0;
+    if (!io.stopped()) return false;
+  }
+  return true;
 }
 
 /// Runs one coroutine to its end, and throws what it throws. `body` is a function object without
