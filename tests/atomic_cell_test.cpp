@@ -500,10 +500,14 @@ TEST_F(atomic_cell_cancel, beside_a_change_ends_it_exactly_once) {
 TEST_F(atomic_cell_cancel, leaves_the_wake_up_for_one_to_the_other) {
   mapped_file file = created(page());
   const cell c = file.atomic<std::uint32_t>(0);
-  constexpr std::uint32_t rounds = is_slow ? 500 : 2'000;
-  std::atomic<std::uint32_t> waiting{0}, woken{0}, begun{0};
-  std::thread waits([&] {
-    const auto word = file.map().atomic<std::uint32_t>(0);
+  const auto word = file.map().atomic<std::uint32_t>(0);
+  constexpr std::uint32_t rounds = 200;
+  // So that they are mostly in the kernel by then, and in this order; whoever is not sees the
+  // change by himself.
+  constexpr auto to_be_queued = std::chrono::microseconds(300);
+  std::atomic<std::uint32_t> waiting{0};
+  std::atomic<std::uint32_t> woken{0};
+  std::thread other([&] {
     for (std::uint32_t i = 1; i <= rounds; ++i) {
       while (waiting.load() < i)
         std::this_thread::yield();
@@ -511,48 +515,31 @@ TEST_F(atomic_cell_cancel, leaves_the_wake_up_for_one_to_the_other) {
       woken = i;
     }
   });
-  std::thread changes([&] {
-    const auto word = file.map().atomic<std::uint32_t>(0);
-    for (std::uint32_t i = 1; i <= rounds; ++i) {
-      while (begun.load() < i)
-        std::this_thread::yield();
-      word.store(i);
-      word.notify_one();
-    }
-  });
-  const auto word = file.map().atomic<std::uint32_t>(0);
-  for (std::uint32_t i = 1; i <= rounds; ++i) {
+  for (std::uint32_t i = 1; i <= rounds && !HasFailure(); ++i) {
     asio::cancellation_signal signal;
     outcome o;
     c.wait(i - 1, asio::bind_cancellation_slot(signal.slot(), o.handler()));
     settle();
+    std::this_thread::sleep_for(to_be_queued);
     waiting = i;
-    for (int turn = 0; turn < 20; ++turn)
-      std::this_thread::yield();
-    begun = i;
-    for (std::uint32_t spin = 0; spin < i % 64; ++spin)
-      static_cast<void>(c.load());
+    std::this_thread::sleep_for(to_be_queued);
+    // Its thread is still queued when it has been told to look.
     signal.emit(asio::cancellation_type::total);
+    word.store(i);
+    word.notify_one();
     EXPECT_TRUE(run_to_end(io_));
     EXPECT_EQ(o.calls, 1);
-    if (!o.error) {
-      // The wake-up was for this one.
-      EXPECT_TRUE(eventually([&] { return c.load() == i; }));
-      word.notify_all();
-    }
+    if (!o.error) word.notify_all();  // the first wake-up was for this one
     EXPECT_TRUE(eventually([&] { return woken == i; })) << "round " << i << ": " << o.error;
-    if (HasFailure()) {
-      // Lets the other threads end.
-      begun = waiting = rounds;
-      while (woken < rounds) {
-        word.notify_all();
-        std::this_thread::yield();
-      }
-      break;
-    }
   }
-  changes.join();
-  waits.join();
+  // After a failure too the thread ends.
+  waiting = rounds;
+  word.store(rounds);
+  while (woken < rounds) {
+    word.notify_all();
+    std::this_thread::yield();
+  }
+  other.join();
 }
 
 // --- many

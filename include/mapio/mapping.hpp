@@ -118,10 +118,10 @@ class mapping {
   /// caller's.
   ///
   /// @par Errors
-  ///   errc::unsupported for a handle in append mode; EACCES where it was not opened for what
-  ///   `mode` needs; EBADF for what is no handle, or can only be named (O_PATH); as open() for what
-  ///   is not a regular file, and for what prefault::eager cannot bring in. After an error the
-  ///   handle is still the caller's.
+  ///   errc::unsupported for a handle in append mode that is to be written, and for one with
+  ///   O_DIRECT; EACCES where it was not opened for what `mode` needs; EBADF for what is no handle,
+  ///   or can only be named (O_PATH); as open() for what is not a regular file, and for what
+  ///   prefault::eager cannot bring in. After an error the handle is still the caller's.
   /// @par Example
   ///   auto m = mapio::mapping::adopt(fd, {.mode = mapio::access::read_write});
   static mapping adopt(native_handle_type handle, const open_options& options) {
@@ -135,6 +135,9 @@ class mapping {
                                   std::error_code& error);
 
   /// Unmaps the file and gives it back, open; every copy of this handle is closed then.
+  ///
+  /// Flushes nothing, also not what a policy would. POSIX record locks (fcntl, not OFD locks) of the
+  /// process on this file are gone then, as with every close() of one of its descriptors.
   ///
   /// @par Errors
   ///   errc::pinned while a region lives or a verb is under way (the file stays open), also a sync
