@@ -69,7 +69,8 @@ inline std::size_t page() {
 /// way.
 class watchdog : public testing::EmptyTestEventListener {
  public:
-  static constexpr unsigned seconds = 200;
+  // Below what ctest allows, with and without a sanitizer.
+  static constexpr unsigned seconds = under_tsan || under_asan ? 500 : 200;
 
   static void arm() {
     std::signal(SIGALRM, [](int) {

@@ -136,8 +136,8 @@ class mapping {
 
   /// Unmaps the file and gives it back, open; every copy of this handle is closed then.
   ///
-  /// Flushes nothing, also not what a policy would. POSIX record locks (fcntl, not OFD locks) of the
-  /// process on this file are gone then, as with every close() of one of its descriptors.
+  /// Flushes nothing, also not what a policy would. POSIX record locks (fcntl, not OFD locks) of
+  /// the process on this file are gone then, as with every close() of one of its descriptors.
   ///
   /// @par Errors
   ///   errc::pinned while a region lives or a verb is under way (the file stays open), also a sync
