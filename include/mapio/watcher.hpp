@@ -133,8 +133,7 @@ class basic_mapped_file;
 ///
 /// **When something is missed** (the OS collected too much, or this watcher did), next() gives one
 /// change_kind::overflow, and after it what differs from the last state that was told: whoever
-/// applies all events has the right state. Not found so is the removal of what a tree contained
-/// before it was listed for the first time. docs/watching.md says what the OS itself does not see.
+/// applies all events has the right state. docs/watching.md says what the OS itself does not see.
 ///
 /// Destroying a watcher closes it.
 ///
@@ -196,7 +195,8 @@ class basic_watcher {
   /// again, or moved away, the name stays watched. Links are followed, and watched too. Of a folder
   /// what is directly in it is watched, and with watch_options::recursive all below. This call
   /// looks at the path and waits for that; the rest of a tree is looked at off the loop, and what
-  /// is created or changed there meanwhile is told. With `recursive` it also lets the tick of the
+  /// changes there meanwhile is told; a folder from which something may have gone meanwhile is
+  /// `removed` and `created`, with all that is in it. With `recursive` it also lets the tick of the
   /// file system's clock pass (up to 10 ms), to tell new files from old ones.
   ///
   /// Where the OS cannot tell, the path is looked at every second or as watch_options::poll says,

@@ -31,6 +31,9 @@ constexpr std::chrono::milliseconds longest_move{10};
 constexpr std::size_t most_moves = 64;
 constexpr int most_links = 40;
 
+constexpr std::uint32_t went = notice::deleted | notice::moved_from;
+constexpr std::uint32_t came_there = notice::created | notice::moved_to;
+
 bool is_limit(const std::error_code& error) noexcept {
   return error == std::errc::no_space_on_device || error == std::errc::too_many_files_open ||
          error == std::errc::too_many_files_open_in_system ||
@@ -261,6 +264,7 @@ void change_finder::clear() noexcept {
   urgent_.clear();
   active_.clear();
   polled_.clear();
+  just_listed_.clear();
   ids_.clear();
   for (const auto& stream : streams_)
     stream->roots.clear();
@@ -332,9 +336,15 @@ void change_finder::lose(watch_stream& stream) {
   if (!stream.is_recovering) stream.push({change_kind::overflow, {}, {}, std::nullopt}, over_);
   stream.is_recovering = true;
   for (pending_move& move : moves_) {
-    for (auto& [folder, entry] : move.entries)
-      if (&folder->root.stream == &stream && entry.seen.exists)
+    for (auto& [folder, entry] : move.entries) {
+      if (&folder->root.stream != &stream) continue;
+      if (entry.seen.exists || entry.is_told) {
         folder->entries.try_emplace(move.from.name, std::move(entry));
+      } else if (!folder->is_new) {
+        hint_at_once(*folder, move.from.name);
+        folder->hints[move.from.name] |= notice::deleted;
+      }
+    }
     std::erase_if(move.entries, [&](const auto& e) { return &e.first->root.stream == &stream; });
     std::erase_if(move.roots, [&](const watched_root* r) { return &r->stream == &stream; });
   }
@@ -344,11 +354,20 @@ void change_finder::lose(watch_stream& stream) {
   }
 }
 
+/// The same for all streams, where there are no notices that could be hints.
+void change_finder::lose_notices() {
+  for (const auto& stream : streams_) {
+    lose(*stream);
+    for (const auto& root : stream->roots)
+      for (watched_folder* folder : root->to_list)
+        folder->is_in_doubt = true;
+  }
+}
+
 void change_finder::lose_everything() noexcept {
   try {
     position_ = notices_.size();
-    for (const auto& stream : streams_)
-      lose(*stream);
+    lose_notices();
   } catch (...) {
     // The next turn tries again: what is not told is still not known.
   }
@@ -399,15 +418,27 @@ void change_finder::hint_at_once(watched_folder& folder, const std::string& name
 
 void change_finder::hint(watched_folder& folder, const std::string& name, std::uint32_t what) {
   watched_root& root = folder.root;
+  const bool is_recovering = root.stream.is_recovering;
   if (root.to_list.contains(&folder) && !folder.reader.is_open()) {
-    if (root.stream.is_recovering) return;  // all of it is about to be looked at
-  } else if (folder.hints.size() >= most_hints) {
+    // All of it is about to be looked at, and compared with what is known.
+    if (is_recovering && !folder.has_unseen_names()) return;
+  }
+  if (folder.hints.size() >= most_hints) {
     folder.hints.clear();
     root.hinted.erase(&folder);
+    folder.is_in_doubt = true;
     return list(folder);
   }
-  if (root.stream.is_recovering) return hint_at_once(folder, name);
-  folder.hints[name] |= what & (notice::modified | notice::metadata);
+  std::uint32_t& all = folder.hints[name];
+  const auto known = folder.entries.find(name);
+  const bool is_unseen = folder.has_unseen_names() && known == folder.entries.end();
+  if (is_unseen || !is_recovering) all |= what & (notice::modified | notice::metadata);
+  // Looking does not tell whether there was something under such a name. What was created had it
+  // first; what was moved there may have replaced another one.
+  if (is_unseen && (what & went) != 0 && (all & notice::created) == 0) all |= notice::deleted;
+  const bool is_untold = is_unseen || (folder.has_unseen_names() && !known->second.is_told);
+  if (is_untold && (all & notice::deleted) == 0) all |= what & came_there;
+  if (is_recovering) return hint_at_once(folder, name);
   root.hinted.insert(&folder);
   if (root.due == watch_clock::time_point::max())
     root.due = watch_clock::now() + root.options.coalesce;
@@ -435,6 +466,9 @@ void change_finder::read() {
   position_ = 0;
   ++batch_;
   is_drained_ = !source_.read(notices_);
+  if (!is_drained_) return;
+  for (watched_folder* folder : std::exchange(just_listed_, {}))
+    folder->is_seen = true;
 }
 
 change_finder::outcome change_finder::work(bool may_wait) {
@@ -463,7 +497,7 @@ change_finder::outcome change_finder::work(bool may_wait) {
     if (!work_on(root, budget)) return outcome::more;
     if (!root.must_look && root.hinted.empty() && root.to_list.empty()) active_.erase(&root);
   }
-  if (!is_drained_) return outcome::more;
+  if (!is_drained_ || !just_listed_.empty()) return outcome::more;
   end_recoveries();
   return outcome::done;
 }
@@ -533,8 +567,7 @@ bool change_finder::look_for(const notice& n, const subscribers& who, bool may_w
 
 bool change_finder::handle(const notice& n, bool may_wait) {
   if ((n.what & notice::overflow) != 0) {
-    for (const auto& stream : streams_)
-      lose(*stream);
+    lose_notices();
     return true;
   }
   const auto it = ids_.find(n.id);
@@ -823,7 +856,7 @@ void change_finder::end_move(pending_move& from, const notice& n, const file_loo
     }
     watched_folder& old_folder = *source->first;
     watched_entry moved = std::move(source->second);
-    if (!moved.seen.exists && !moved.is_told && !(old_folder.is_unlisted && !old_folder.is_new)) {
+    if (!moved.seen.exists && !moved.is_told && !old_folder.has_unseen_names()) {
       // Nobody was told of the old name.
       from.entries.erase(source);
       came(*folder, n.name, look);
@@ -956,6 +989,13 @@ void change_finder::list_some(watched_folder& folder, int& budget) {
       return;
     }
     ++folder.listing;
+    file_look itself;
+    if (folder.is_in_doubt && folder.has_unseen_names() &&
+        // Its own times tell whether names came or went, but not which.
+        (watching::look_at(place, folder.parent == nullptr, itself) ||
+         itself.changed > root.begin) &&
+        !begin_anew(folder))
+      return folder.reader.close();
   }
   std::string name;
   file_look look;
@@ -968,8 +1008,13 @@ void change_finder::list_some(watched_folder& folder, int& budget) {
     }
     is_over();
     if (error) return;
+    if (folder.has_unseen_names())
+      just_listed_.insert(&folder);
+    else
+      folder.is_seen = true;
     folder.is_unlisted = false;
     folder.is_new = false;
+    folder.is_in_doubt = false;
     for (const auto& [known, entry] : folder.entries)
       if (entry.listing != folder.listing) hint_at_once(folder, known);
     return;
@@ -997,11 +1042,10 @@ void change_finder::found(watched_folder& folder, const std::string& name, const
   watched_entry& entry = folder.entries[name];
   entry.seen = look;
   entry.listing = folder.listing;
-  // It was there before, unless its times tell otherwise. Of the user's own folder every change is
-  // noticed, but in a gap.
+  // It was there before, unless its times tell otherwise where no notice does.
   const bool is_new = look.born > root.begin;
   std::optional<change_kind> kind;
-  if (folder.parent != nullptr || root.stream.is_recovering) {
+  if (folder.is_in_doubt) {
     if (is_new)
       kind = change_kind::created;
     else if (look.modified > root.begin && !look.is_folder)
@@ -1031,12 +1075,18 @@ std::optional<change_kind> change_finder::difference(const file_look& before, co
 /// Tells the difference between what is known of a name and what is there.
 void change_finder::compare(watched_folder& folder, const std::string& name, const file_look& look,
                             std::uint32_t at_least) {
+  // What had the name before anybody looked; what has it now came later.
+  if ((at_least & notice::deleted) != 0) left(folder, name);
   const auto known = folder.entries.find(name);
+  const bool is_known = known != folder.entries.end();
   if (!look.exists) {
-    if (known != folder.entries.end()) left(folder, name);
+    if (is_known) left(folder, name);
     return;
   }
-  if (known == folder.entries.end() || !look.is_same_file(known->second.seen))
+  if (!is_known && folder.has_unseen_names() && (at_least & (came_there | notice::deleted)) == 0)
+    return written(folder, {no_watch, at_least, 0, name}, look);
+  if (!is_known || !look.is_same_file(known->second.seen) ||
+      ((at_least & came_there) != 0 && !known->second.is_told))
     return came(folder, name, look);
   watched_entry& entry = known->second;
   entry.listing = folder.listing;
@@ -1086,7 +1136,27 @@ void change_finder::adopt(watched_folder& folder, watched_entry& entry, const st
   drop(entry);
   entry.below = std::make_unique<watched_folder>(folder.root, &folder, name);
   entry.below->is_new = is_new;
+  entry.below->is_in_doubt = true;  // It is not watched yet.
   list(*entry.below);
+}
+
+/// Tells of a folder, of which nobody knows what went, as if all of it were gone and another one
+/// there. False: not while it is being renamed.
+bool change_finder::begin_anew(watched_folder& folder) {
+  watched_root& root = folder.root;
+  if (folder.parent != nullptr) {
+    const auto it = folder.parent->entries.find(folder.name);
+    if (it == folder.parent->entries.end() || it->second.below.get() != &folder) return false;
+    it->second.is_told = true;
+  }
+  drop_content(folder);
+  folder.hints.clear();
+  root.hinted.erase(&folder);
+  folder.is_new = true;
+  const std::filesystem::path path = folder.told_path();
+  tell(root, change_kind::removed, path, {});
+  tell(root, change_kind::created, path, {});
+  return true;
 }
 
 // --- letting go
@@ -1098,17 +1168,24 @@ void change_finder::drop(watched_entry& entry) {
   entry.below.reset();
 }
 
-void change_finder::drop(watched_folder& folder) {
+/// Lets go of what was in it.
+void change_finder::drop_content(watched_folder& folder) {
   for (auto& [name, entry] : folder.entries)
     drop(entry);
+  folder.entries.clear();
   for (pending_move& move : moves_) {
     for (auto& [from, entry] : move.entries)
       if (from == &folder) drop(entry);
     std::erase_if(move.entries, [&](const auto& e) { return e.first == &folder; });
   }
+}
+
+void change_finder::drop(watched_folder& folder) {
+  drop_content(folder);
   unsubscribe(folder);
   folder.root.to_list.erase(&folder);
   folder.root.hinted.erase(&folder);
+  just_listed_.erase(&folder);
 }
 
 void change_finder::drop_tree(watched_root& root) {

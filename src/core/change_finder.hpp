@@ -45,13 +45,17 @@ struct watched_folder {
   /// For the OS, and for the user.
   std::filesystem::path place() const;
   std::filesystem::path told_path() const;
+  /// Tells whether there may be names in it that are known to the user, but not to us.
+  bool has_unseen_names() const noexcept { return !is_seen && !is_new; }
 
   watched_root& root;
   watched_folder* parent;  // null: this is what the user gave
   std::string name;
   watching::watch_id id = watching::no_watch;
-  bool is_new = false;      // whatever is found in it has to be told
-  bool is_unlisted = true;  // what it contains is not yet known
+  bool is_new = false;       // whatever is found in it has to be told
+  bool is_unlisted = true;   // what it contains is not yet known
+  bool is_seen = false;      // it was listed, and no notice from before that is still to be read
+  bool is_in_doubt = false;  // there may be no notice of what happened in it
   bool is_polled = false;
   std::uint32_t listing = 0;       // counts them
   watching::folder_reader reader;  // of the one under way
@@ -187,6 +191,7 @@ class change_finder {
   void list(watched_folder& folder);
   void list_all(watched_folder& folder);
   void lose(watch_stream& stream);
+  void lose_notices();
 
   bool work_on(watched_root& root, int& budget);
   void list_some(watched_folder& folder, int& budget);
@@ -199,8 +204,10 @@ class change_finder {
                                         const watching::file_look& now, std::uint32_t at_least);
   void settle(watched_root& root, placed_watches&& placed);
   void adopt(watched_folder& folder, watched_entry& entry, const std::string& name, bool is_new);
+  bool begin_anew(watched_folder& folder);
   void drop(watched_entry& entry);
   void drop(watched_folder& folder);
+  void drop_content(watched_folder& folder);
   void drop_tree(watched_root& root);
   void forget(watched_root& root);
   void drop(watched_root& root);
@@ -226,6 +233,7 @@ class change_finder {
   std::vector<watched_root*> urgent_;
   std::unordered_set<watched_root*> active_;  // with something to do
   std::unordered_set<watched_root*> polled_;
+  std::unordered_set<watched_folder*> just_listed_;
   std::vector<watching::notice> notices_;
   std::size_t position_ = 0;
   bool is_drained_ = false;

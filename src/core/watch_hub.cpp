@@ -4,10 +4,17 @@
 
 #include <mapio/error.hpp>
 
+#include <cstdint>
 #include <utility>
 
 MAPIO_NAMESPACE_BEGIN
 namespace detail {
+namespace {
+
+// Of the clock by which files get their times, in nanoseconds.
+constexpr std::int64_t longest_tick = 10'000'000;
+
+}  // namespace
 
 watch_hub::watch_hub(asio::execution_context& context, std::shared_ptr<engine> home)
     : home_(std::move(home)), source_(watching::make_watch_source(context,
@@ -63,7 +70,10 @@ void watch_hub::add(const std::shared_ptr<watch_stream>& stream, const std::file
     throw std::system_error(error, "mapio::watcher::add: " + path.string());
   }
   if (placed.limit) stream->note_fallback(path, placed.limit);
-  if (options.recursive && placed.look.is_folder) watching::let_pass((*root)->begin);
+  if (options.recursive && placed.look.is_folder)
+    watching::let_pass((*root)->begin);
+  else
+    (*root)->begin -= longest_tick;
   request([=](change_finder& finder) {
     if (!stream->is_closed()) return finder.add(stream, std::move(*root), placed, removals);
     finder.release(placed);
