@@ -560,6 +560,116 @@ TEST_F(ingestd_tail, shows_nothing_before_it_is_durable) {
 }
 
 // =================================================================================================
+// ingest --follow: the log from another process
+// =================================================================================================
+
+class ingest_follow : public testing::Test {
+ protected:
+  std::unique_ptr<process> follower() const {
+    return std::make_unique<process>(words{INGEST_PATH, "--follow", data().string()});
+  }
+  fs::path data() const { return directory_ / "data"; }
+  /// What TAIL would show of all that is stored.
+  std::string stored() const {
+    std::string lines;
+    for (const stored_record& r : stored_in(data()))
+      lines += std::to_string(r.log_offset) + " " + r.client + " " + std::to_string(r.sequence) +
+               " " + r.payload + "\n";
+    return lines;
+  }
+  static void expect_shown(const process& follower, const std::string& lines) {
+    EXPECT_TRUE(becomes_true([&] { return follower.out().size() >= lines.size(); }))
+        << follower.err();
+    EXPECT_TRUE(support::same(follower.out(), lines)) << follower.err();
+  }
+
+  temp_dir directory_;
+};
+
+TEST_F(ingest_follow, shows_records_from_the_beginning_and_goes_on_live) {
+  // It comes before the directory.
+  const auto early = follower();
+  ingestd_process d(data());
+  wire a(d, "a");
+  wire b(d, "b");
+  a.record(1, "first");
+  a.wait_for_ack(1);
+  expect_shown(*early, "0 a 1 first\n");
+  const auto late = follower();
+  b.record(1, "second  with spaces");
+  b.wait_for_ack(1);
+  a.record(2, "");
+  a.wait_for_ack(2);
+  const std::string all = stored();
+  EXPECT_EQ(std::count(all.begin(), all.end(), '\n'), 3);
+  expect_shown(*early, all);
+  expect_shown(*late, all);
+  EXPECT_TRUE(d.terminate().ok()) << d.log();
+  // Nor does it need a daemon.
+  expect_shown(*follower(), all);
+}
+
+TEST_F(ingest_follow, shows_every_acknowledged_record_once_across_segments_and_kills) {
+  const words tiny = {"--segment-size", "64K", "--max-record", "8K"};
+  const auto live = follower();
+  std::mt19937 random(1);
+  std::map<std::string, std::uint64_t> acknowledged;
+  const words names = {"a", "b"};
+  for (int round = 0; round < 4; ++round) {
+    ingestd_process d(data(), tiny);
+    std::deque<wire> wires;
+    for (const std::string& name : names)
+      wires.emplace_back(d, name);
+    for (std::size_t c = 0; c < names.size(); ++c) {
+      wire& w = wires[c];
+      ASSERT_GE(w.highest(), acknowledged[names[c]]);
+      std::string text;
+      for (std::uint64_t s = w.highest() + 1; s <= w.highest() + 120; ++s)
+        text += std::to_string(s) + " " + std::string(random() % 2000, 'x') + "\n";
+      w.send(text);
+    }
+    for (std::size_t c = 0; c < names.size(); ++c) {
+      wire& w = wires[c];
+      const std::uint64_t enough = w.highest() + 60;
+      while (acknowledged[names[c]] < enough)
+        acknowledged[names[c]] = wire::number_of("ACK", w.line());
+    }
+    // Some are on the way.
+    d.kill();
+    for (std::size_t c = 0; c < names.size(); ++c)
+      while (const auto l = wires[c].next_line())
+        acknowledged[names[c]] = wire::number_of("ACK", *l);
+  }
+  ingestd_process d(data(), tiny);
+  wire w(d, "last");
+  w.record(1, "the end");
+  w.wait_for_ack(1);
+  const std::vector<stored_record> records = stored_in(data());
+  EXPECT_GT(records.back().segment, 5U);
+  std::map<std::string, std::uint64_t> highest;
+  for (const stored_record& r : records)
+    EXPECT_EQ(r.sequence, ++highest[r.client]);
+  for (const auto& [name, sequence] : acknowledged)
+    EXPECT_GE(highest[name], sequence);
+  expect_shown(*live, stored());
+  EXPECT_TRUE(live->running());
+}
+
+TEST_F(ingest_follow, says_that_the_log_is_another_one) {
+  {
+    ingestd_process d(data());
+    wire w(d, "c");
+    w.record(1, "text");
+    w.wait_for_ack(1);
+  }
+  const auto live = follower();
+  expect_shown(*live, "0 c 1 text\n");
+  fs::remove(data() / ingestd::segment_name(1));
+  EXPECT_TRUE(live->wait().exited_with(1));
+  EXPECT_NE(live->err().find("is gone"), std::string::npos) << live->err();
+}
+
+// =================================================================================================
 // Clients that misbehave
 // =================================================================================================
 

@@ -2,9 +2,11 @@
 //
 //   ingest --connect HOST:PORT FILE...    send
 //   ingest --verify DIR FILE...           compare a daemon's directory with the files
+//   ingest --follow DIR                   show a daemon's records as they become durable
 //   ingest --stats HOST:PORT              print the daemon's counters
 
 #include "client.hpp"
+#include "follow.hpp"
 #include "input.hpp"
 #include "progress.hpp"
 #include "record.hpp"
@@ -13,6 +15,7 @@
 
 #include <mapio/mapping.hpp>
 
+#include <asio/co_spawn.hpp>
 #include <asio/connect.hpp>
 #include <asio/io_context.hpp>
 #include <asio/ip/tcp.hpp>
@@ -49,6 +52,7 @@ struct arguments {
   std::string connect;
   std::string verify;
   std::string stats;
+  std::string follow;
   std::string json_file;
   std::vector<std::filesystem::path> files;
   dealing deal;
@@ -167,6 +171,23 @@ int verify(const arguments& args) {
   return v.lost == 0 && v.corrupt == 0 && v.duplicate == 0 ? 0 : 1;
 }
 
+int follow_directory(const arguments& args) {
+  asio::io_context io;
+  asio::co_spawn(io,
+                 follow(args.follow,
+                        [](std::string_view lines) {
+                          if (std::fwrite(lines.data(), 1, lines.size(), stdout) != lines.size() ||
+                              std::fflush(stdout) != 0)
+                            throw std::system_error(errno, std::system_category(),
+                                                    "standard output");
+                        }),
+                 [](const std::exception_ptr& failure) {
+                   if (failure) std::rethrow_exception(failure);
+                 });
+  io.run();
+  return 0;
+}
+
 int print_stats(const arguments& args) {
   const auto [host, port] = host_and_port(args.stats);
   asio::io_context io;
@@ -195,6 +216,11 @@ int main(int argc, char** argv) {
           ->type_name("DIR");
   auto* stats = app.add_option("--stats", args.stats, "Print the daemon's counters, a line of JSON")
                     ->type_name("HOST:PORT");
+  auto* follow_option =
+      app.add_option("--follow", args.follow,
+                     "Show the records in a daemon's directory as TAIL does, from the first on and "
+                     "as they become durable; needs no daemon")
+          ->type_name("DIR");
   app.add_option("--connections", args.deal.clients, "Connections, each one client of the daemon")
       ->check(CLI::Range(1U, 65536U))
       ->capture_default_str();
@@ -221,17 +247,20 @@ int main(int argc, char** argv) {
   app.add_option("--json", args.json_file, "Write the numbers to this file")->type_name("FILE");
   auto* files =
       app.add_option("FILE", args.files, "Text to send, line by line; must not change meanwhile");
-  connect->excludes(verify_option)->excludes(stats);
-  verify_option->excludes(stats);
+  connect->excludes(verify_option)->excludes(stats)->excludes(follow_option);
+  verify_option->excludes(stats)->excludes(follow_option);
+  stats->excludes(follow_option);
   connect->needs(files);
   verify_option->needs(files);
   CLI11_PARSE(app, argc, argv);
 
   try {
     if (*stats) return print_stats(args);
+    if (*follow_option) return follow_directory(args);
     if (*verify_option) return verify(args);
     if (*connect) return send(args);
-    fmt::print(stderr, "ingest: one of --connect, --verify and --stats is needed; see --help\n");
+    fmt::print(stderr,
+               "ingest: one of --connect, --verify, --follow and --stats is needed; see --help\n");
     return 2;
   } catch (const std::exception& e) {
     fmt::print(stderr, "ingest: {}\n", e.what());

@@ -1,6 +1,7 @@
 #include "reader.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cstring>
 #include <limits>
@@ -10,6 +11,8 @@
 #include <asio/buffer.hpp>
 
 #include <fmt/format.h>
+
+#include <unistd.h>
 
 namespace ingestd {
 namespace {
@@ -37,23 +40,27 @@ std::optional<std::uint32_t> number_of(const std::filesystem::path& path) {
       fmt::format("{}: somebody cut it to {} bytes while it was read", path.string(), size));
 }
 
-void look_at(segment_info& info) {
-  if (info.file_size == 0) return;
-  segment_bytes file(info.path);
+/// Tells whether its header is whole; if so, finds out whether it is started.
+bool look_at_head(segment_info& info, segment_bytes& file) {
   info.file_size = file.size();
   const decoded_segment_header header = decode_segment_header(file.read(0, segment_header_size));
-  if (header.state != record_state::whole || header.content.number != info.number) {
-    if (!file.zero_from(segment_header_size)) info.state = segment_state::header_damaged;
-    return;
-  }
+  if (header.state != record_state::whole || header.content.number != info.number) return false;
   info.salt = header.content.salt;
   const decoded_record start = decode_record(file.record_at(segment_header_size),
                                              checksum_seed(info.salt, segment_header_size));
   if (start.state == record_state::whole && start.content.type == record_type::segment_start) {
     info.state = segment_state::started;
     info.base = start.content.sequence;
-  } else if (!file.zero_from(segment_header_size)) {
-    info.state = segment_state::headless;
+  }
+  return true;
+}
+
+void look_at(segment_info& info) {
+  if (info.file_size == 0) return;
+  segment_bytes file(info.path);
+  const bool has_header = look_at_head(info, file);
+  if (info.state != segment_state::started && !file.zero_from(segment_header_size)) {
+    info.state = has_header ? segment_state::headless : segment_state::header_damaged;
   }
 }
 
@@ -142,6 +149,16 @@ bool segment_bytes::zero_from(std::uint64_t position) {
   return true;
 }
 
+void segment_bytes::forget() noexcept {
+  window_.clear();
+  ahead_ = 0;
+}
+
+void segment_bytes::sync() {
+  if (::fdatasync(file_.native_handle()) != 0)
+    throw std::system_error(errno, std::system_category(), path_.string() + ": cannot sync it");
+}
+
 std::string segment_name(std::uint32_t number) {
   return fmt::format("{:010}{}", number, segment_suffix);
 }
@@ -158,6 +175,33 @@ std::vector<segment_info> list_segments(const std::filesystem::path& directory) 
     look_at(info);
     found.push_back(std::move(info));
   }
+  std::sort(found.begin(), found.end(),
+            [](const auto& a, const auto& b) { return a.number < b.number; });
+  return found;
+}
+
+std::vector<segment_info> list_started_segments(const std::filesystem::path& directory,
+                                                std::uint32_t first) {
+  std::vector<segment_info> found;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(directory, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const auto number = number_of(entry->path());
+    if (!number || *number < first) continue;
+    segment_info info;
+    info.number = *number;
+    info.path = entry->path();
+    try {
+      segment_bytes file(info.path);
+      look_at_head(info, file);
+    } catch (const std::system_error& e) {
+      // A daemon that starts removes what was never used.
+      if (e.code() != std::errc::no_such_file_or_directory) throw;
+    }
+    if (info.state == segment_state::started) found.push_back(std::move(info));
+  }
+  if (error && error != std::errc::no_such_file_or_directory)
+    throw std::system_error(error, directory.string());
   std::sort(found.begin(), found.end(),
             [](const auto& a, const auto& b) { return a.number < b.number; });
   return found;

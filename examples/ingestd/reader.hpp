@@ -91,6 +91,10 @@ std::string segment_name(std::uint32_t number);
 /// Lists the segment files of a directory by number, and looks at the head of each.
 std::vector<segment_info> list_segments(const std::filesystem::path& directory);
 
+/// Lists those in use from a number on: looks at no more than their heads. No directory has none.
+std::vector<segment_info> list_started_segments(const std::filesystem::path& directory,
+                                                std::uint32_t first);
+
 /// Reads a segment file, a piece at a time, into memory of its own.
 class segment_bytes {
  public:
@@ -107,6 +111,10 @@ class segment_bytes {
   std::span<const std::byte> record_at(std::uint64_t position);
   /// Tells whether nothing but zeros follows from `position` on.
   bool zero_from(std::uint64_t position);
+  /// Makes what is read from here on be what the file has by then.
+  void forget() noexcept;
+  /// Makes the content durable that the file has now, whoever wrote it.
+  void sync();
 
  private:
   void load(std::uint64_t position, std::uint64_t length);

@@ -179,7 +179,8 @@ asio::awaitable<void> store::start() {
   if (!parts_.empty()) {
     segment_part& last = parts_.back();
     auto opened = std::make_shared<segment>(get_executor());
-    const mapio::open_options how{.mode = mapio::access::read_write, .announce = false};
+    // A follower in another process is told of what is durable.
+    const mapio::open_options how{.mode = mapio::access::read_write};
     co_await opened->file.open(last.path, how, asio::use_awaitable);
     opened->number = last.number;
     opened->path = last.path;
@@ -244,8 +245,7 @@ asio::awaitable<std::error_code> store::prepare(segment& made) {
   // A file of this number is what is left of an attempt that failed: create_or_truncate.
   const mapio::open_options how{.mode = mapio::access::read_write,
                                 .create = mapio::disposition::create_or_truncate,
-                                .size = options_.segment_size,
-                                .announce = false};
+                                .size = options_.segment_size};
   auto [error] = co_await made.file.open(made.path, how, as_result);
   if (error) co_return error;
   made.capacity = made.file.size();
