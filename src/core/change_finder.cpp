@@ -177,7 +177,8 @@ void change_finder::add(std::shared_ptr<watch_stream> stream, std::unique_ptr<wa
   remove(*stream, root->given);
   if (std::find(streams_.begin(), streams_.end(), stream) == streams_.end())
     streams_.push_back(stream);
-  watched_root& added = *stream->roots.emplace_back(std::move(root));
+  watched_root& added = *root;
+  stream->roots.emplace(added.given, std::move(root));
   if (placed.limit) fall_back(added, added.given, placed.limit);
   if (added.poll.count() > 0) {
     added.next_poll = watch_clock::now() + added.poll;
@@ -240,10 +241,9 @@ void change_finder::remove(const watch_stream& stream, const std::filesystem::pa
   for (const auto& s : streams_) {
     if (s.get() != &stream) continue;
     auto& roots = s->roots;
-    const auto it = std::find_if(roots.begin(), roots.end(),
-                                 [&](const auto& root) { return root->given == path; });
+    const auto it = roots.find(path);
     if (it == roots.end()) return;
-    drop(**it);
+    drop(*it->second);
     roots.erase(it);
     return;
   }
@@ -253,7 +253,7 @@ void change_finder::remove(const watch_stream& stream) {
   const auto it = std::find_if(streams_.begin(), streams_.end(),
                                [&](const auto& s) { return s.get() == &stream; });
   if (it == streams_.end()) return;
-  for (const auto& root : (*it)->roots)
+  for (const auto& [path, root] : (*it)->roots)
     drop(*root);
   (*it)->roots.clear();
   streams_.erase(it);
@@ -329,7 +329,10 @@ void change_finder::tell(watched_root& root, change_kind kind, std::filesystem::
 
 void change_finder::tell(watched_folder& folder, change_kind kind, const std::string& name,
                          const file_look& look, std::filesystem::path previous) {
-  tell(folder.root, kind, folder.told_path() / name, look, std::move(previous));
+  // Not with `/`, which copies once more.
+  std::filesystem::path path = folder.told_path();
+  path /= name;
+  tell(folder.root, kind, std::move(path), look, std::move(previous));
 }
 
 void change_finder::lose(watch_stream& stream) {
@@ -348,7 +351,7 @@ void change_finder::lose(watch_stream& stream) {
     std::erase_if(move.entries, [&](const auto& e) { return &e.first->root.stream == &stream; });
     std::erase_if(move.roots, [&](const watched_root* r) { return &r->stream == &stream; });
   }
-  for (const auto& root : stream.roots) {
+  for (const auto& [path, root] : stream.roots) {
     hint_at_once(*root);
     if (root->tree) list_all(*root->tree);
   }
@@ -358,7 +361,7 @@ void change_finder::lose(watch_stream& stream) {
 void change_finder::lose_notices() {
   for (const auto& stream : streams_) {
     lose(*stream);
-    for (const auto& root : stream->roots)
+    for (const auto& [path, root] : stream->roots)
       for (watched_folder* folder : root->to_list)
         folder->is_in_doubt = true;
   }
@@ -377,7 +380,7 @@ void change_finder::end_recoveries() {
   for (const auto& stream : streams_)
     if (stream->is_recovering &&
         std::none_of(stream->roots.begin(), stream->roots.end(),
-                     [&](const auto& root) { return active_.contains(root.get()); }))
+                     [&](const auto& root) { return active_.contains(root.second.get()); }))
       stream->is_recovering = false;
 }
 

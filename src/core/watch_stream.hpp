@@ -6,8 +6,10 @@
 #include <atomic>
 #include <cstddef>
 #include <deque>
+#include <filesystem>
 #include <memory>
 #include <mutex>
+#include <unordered_map>
 #include <vector>
 
 MAPIO_NAMESPACE_BEGIN
@@ -15,6 +17,12 @@ namespace detail {
 
 class watch_hub;
 class watched_root;
+
+struct path_hash {
+  std::size_t operator()(const std::filesystem::path& path) const noexcept {
+    return std::filesystem::hash_value(path);
+  }
+};
 
 /// The side of a watcher that its user sees: events that wait for next(), or a next() that waits
 /// for an event.
@@ -47,7 +55,7 @@ class watch_stream final : public std::enable_shared_from_this<watch_stream> {
   void push(change_event&& event, std::vector<operation*>& over);
 
   // The state of that search: whoever owns the hub at the moment.
-  std::vector<std::unique_ptr<watched_root>> roots;
+  std::unordered_map<std::filesystem::path, std::unique_ptr<watched_root>, path_hash> roots;
   bool is_recovering = false;
 
  private:
