@@ -1,0 +1,59 @@
+// Watchers where the platform tells nothing: linked before what the library itself has for this
+// one.
+
+#include <mapio/watcher.hpp>
+
+#include "support.hpp"
+
+#include <asio/io_context.hpp>
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <filesystem>
+
+namespace {
+
+namespace fs = std::filesystem;
+using namespace std::chrono_literals;
+using mapio::change_event;
+using mapio::change_kind;
+using support::write_file;
+
+TEST(unnotified_watcher_test, polls_files_and_trees_and_says_so) {
+  const support::temp_dir dir;
+  const fs::path file = dir / "file";
+  const fs::path top = dir / "top";
+  write_file(file, "text");
+  fs::create_directories(top / "sub");
+  write_file(top / "sub" / "old", "text");
+  asio::io_context io;
+  mapio::watcher changes(io);
+  changes.add(file, {.poll = 5ms});
+  changes.add(top, {.recursive = true, .poll = 5ms});
+  const auto fallbacks = changes.fallbacks();
+  ASSERT_EQ(fallbacks.size(), 2U);
+  EXPECT_EQ(fallbacks[0].path, file);
+  EXPECT_EQ(fallbacks[0].reason, mapio::errc::unsupported);
+  EXPECT_EQ(fallbacks[1].path, top);
+  support::run_coroutine(io, [&]() -> asio::awaitable<void> {
+    const auto until = [&](change_kind kind, const fs::path& path) -> asio::awaitable<void> {
+      for (;;) {
+        const change_event event = co_await changes.next();
+        if (event.kind == kind && event.path == path) co_return;
+      }
+    };
+    write_file(file, "longer text");
+    co_await until(change_kind::modified, file);
+    write_file(top / "sub" / "new", "text");
+    co_await until(change_kind::created, top / "sub" / "new");
+    write_file(top / "sub" / "old", "t");
+    co_await until(change_kind::truncated, top / "sub" / "old");
+    fs::remove(top / "sub" / "old");
+    co_await until(change_kind::removed, top / "sub" / "old");
+    fs::remove(file);
+    co_await until(change_kind::removed, file);
+  });
+}
+
+}  // namespace
