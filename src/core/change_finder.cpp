@@ -614,10 +614,10 @@ bool change_finder::handle(const notice& n, bool may_wait) {
     return true;
   }
   // Copies: to tell may change who is concerned.
-  const auto folders = ids_.at(n.id).folders;
+  concerned_ = ids_.at(n.id).folders;
   for (watched_root* root : roots_by_name(n))
     changed_on_the_way(*root, n);
-  for (watched_folder* folder : folders)
+  for (watched_folder* folder : concerned_)
     changed_in(*folder, n, look);
   return true;
 }

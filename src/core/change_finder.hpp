@@ -238,6 +238,7 @@ class change_finder {
   std::size_t position_ = 0;
   bool is_drained_ = false;
   std::uint32_t batch_ = 0;
+  std::vector<watched_folder*> concerned_;  // by the notice that is being handled
   std::vector<pending_move> moves_;
   std::vector<operation*> over_;
 };

@@ -14,34 +14,49 @@ namespace detail {
 watch_stream::watch_stream(std::shared_ptr<watch_hub> hub, std::size_t capacity)
     : hub_(std::move(hub)), capacity_(std::max<std::size_t>(capacity, 1)) {}
 
+/// Ends an operation that need not wait; under the mutex.
+bool watch_stream::answer(change_operation& op, bool& room_is_wanted) noexcept {
+  if (closed_.load(std::memory_order_relaxed)) {
+    op.error = errc::not_open;
+  } else if (op.cancel_requested.load(std::memory_order_relaxed)) {
+    op.error = asio::error::operation_aborted;
+  } else if (waiting_ != nullptr) {
+    op.error = make_error_code(std::errc::operation_in_progress);
+  } else if (!queue_.empty()) {
+    op.event = std::move(queue_.front());
+    queue_.pop_front();
+    room_is_wanted = wants_room_ && queue_.size() <= capacity_ / 2;
+    if (room_is_wanted) wants_room_ = false;
+  } else {
+    return false;
+  }
+  return true;
+}
+
 bool watch_stream::start(change_operation& op) noexcept {
   op.done = [](operation* self) noexcept { finish(*self); };
-  // Known to the engine before it can be found waiting.
-  if (!op.home->enroll(op)) {
-    op.error = asio::error::operation_aborted;
-    return true;
-  }
   bool room_is_wanted = false;
+  bool is_over = false;
   {
     std::lock_guard lock(mutex_);
-    if (closed_.load(std::memory_order_relaxed))
-      op.error = errc::not_open;
-    else if (op.cancel_requested.load(std::memory_order_relaxed))
-      op.error = asio::error::operation_aborted;
-    else if (waiting_ != nullptr)
-      op.error = make_error_code(std::errc::operation_in_progress);
-    else if (!queue_.empty()) {
-      op.event = std::move(queue_.front());
-      queue_.pop_front();
-      room_is_wanted = wants_room_ && queue_.size() <= capacity_ / 2;
-      if (room_is_wanted) wants_room_ = false;
-    } else {
-      waiting_ = &op;
-      hub_->next_waits();
-      return false;
-    }
+    is_over = answer(op, room_is_wanted);
   }
-  op.home->forget(op);
+  if (!is_over) {
+    // Known to the engine before it can be found waiting.
+    if (!op.home->enroll(op)) {
+      op.error = asio::error::operation_aborted;
+      return true;
+    }
+    {
+      std::lock_guard lock(mutex_);
+      if (!answer(op, room_is_wanted)) {
+        waiting_ = &op;
+        hub_->next_waits();
+        return false;
+      }
+    }
+    op.home->forget(op);
+  }
   if (room_is_wanted) hub_->kick();
   return true;
 }

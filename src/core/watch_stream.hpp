@@ -59,6 +59,7 @@ class watch_stream final : public std::enable_shared_from_this<watch_stream> {
   bool is_recovering = false;
 
  private:
+  bool answer(change_operation& op, bool& room_is_wanted) noexcept;
   change_operation* take_waiting() noexcept;
 
   const std::shared_ptr<watch_hub> hub_;
