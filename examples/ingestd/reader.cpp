@@ -12,6 +12,7 @@
 
 #include <fmt/format.h>
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 namespace ingestd {
@@ -120,7 +121,11 @@ void segment_bytes::load(std::uint64_t position, std::uint64_t length) {
   const std::size_t count =
       file_.read_into(from, asio::buffer(window_.data() + kept, end - from), error);
   // Of a page that the end of the file was moved into, the kernel makes zeros behind that end.
-  const std::uint64_t size = std::filesystem::file_size(path_);
+  // Not by its name, which it may have lost.
+  struct stat now {};
+  if (::fstat(file_.native_handle(), &now) != 0)
+    throw std::system_error(errno, std::system_category(), path_.string());
+  const auto size = static_cast<std::uint64_t>(now.st_size);
   if (!error && size >= size_) return;
   window_.clear();
   if (size < size_) was_cut(path_, size);
