@@ -3,6 +3,7 @@
 #include "chunk_reader.hpp"
 #include "copy_window.hpp"
 #include "engine.hpp"
+#include "page_bounds.hpp"
 #include "policy_clock.hpp"
 
 #include <asio/error.hpp>
@@ -46,13 +47,6 @@ enum resize_step : std::uint8_t {
   waiting_to_move,
   withdrawn_from_its_turn
 };
-
-std::uint64_t page_floor(std::uint64_t offset) noexcept {
-  return offset & ~(std::uint64_t{page_size()} - 1);
-}
-std::uint64_t page_ceil(std::uint64_t offset) noexcept {
-  return page_floor(offset + page_size() - 1);
-}
 
 // Of those that say how the file is opened.
 std::error_code check_opening(const open_options& options) noexcept {

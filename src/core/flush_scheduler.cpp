@@ -3,6 +3,7 @@
 #include "engine.hpp"
 #include "extent.hpp"
 #include "file_state.hpp"
+#include "page_bounds.hpp"
 #include "platform/platform.hpp"
 
 #include <asio/error.hpp>
@@ -16,13 +17,6 @@ MAPIO_NAMESPACE_BEGIN
 namespace detail {
 
 namespace {
-
-std::uint64_t page_floor(std::uint64_t offset) noexcept {
-  return offset & ~(std::uint64_t{page_size()} - 1);
-}
-std::uint64_t page_ceil(std::uint64_t offset) noexcept {
-  return page_floor(offset + page_size() - 1);
-}
 
 // Calls each(begin, end) in bytes for every page of a cut.
 template <class Each>

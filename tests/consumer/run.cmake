@@ -11,6 +11,8 @@ set(toolchain
   "-DCMAKE_CXX_COMPILER=${CXX}"
   "-DCMAKE_CXX_FLAGS=${CXX_FLAGS}"
   "-DCMAKE_BUILD_TYPE=${BUILD_TYPE}"
+  # As some consumers do it; and it builds the library in a third of the time.
+  -DCMAKE_UNITY_BUILD=ON
   "-DMAPIO_ASIO_INCLUDE_DIR=${ASIO}"
   "-DMAPIO_WITH_IO_URING=${WITH_IO_URING}")
 
