@@ -466,6 +466,7 @@ TEST_F(backend_forbidden, is_not_what_a_resource_is_that_ran_out) {
       asio::io_context io;
       const failure f = failure_of([&] { backend_of(io); });
       EXPECT_EQ(f.code, std::error_code(error, std::system_category())) << f.text;
+      EXPECT_TRUE(f.text.ends_with("io_uring_setup: " + f.code.message())) << f.text;
       // Who asks for the pool does not need it.
       use_backend(io, backend_kind::thread_pool);
       expect_to_work(io);

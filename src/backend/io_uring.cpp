@@ -174,8 +174,10 @@ bool is_unavailable(int error) noexcept {
 
 std::error_code refuse(const char* call, int error, std::string& reason) {
   const std::error_code code(error, std::system_category());
-  reason = std::string(call) + ": " + code.message();
-  return is_unavailable(error) ? make_error_code(errc::unsupported) : code;
+  reason = call;
+  if (!is_unavailable(error)) return code;
+  reason += ": " + code.message();
+  return errc::unsupported;
 }
 
 std::error_code ring::set_up(unsigned entries, std::string& reason) {
