@@ -7,6 +7,8 @@ option(MAPIO_BUILD_DOCS "Add a target docs, if Doxygen is there" ${PROJECT_IS_TO
 option(MAPIO_INSTALL "Add install rules" ${PROJECT_IS_TOP_LEVEL})
 option(MAPIO_WARNINGS_AS_ERRORS "A warning in mapio's own code is an error" OFF)
 
+option(MAPIO_POSIX_ONLY "On Linux: build what a Unix gets of which nothing is known but POSIX" OFF)
+
 set(MAPIO_WITH_IO_URING AUTO CACHE STRING "io_uring engine: AUTO (when liburing is there), ON or OFF")
 set_property(CACHE MAPIO_WITH_IO_URING PROPERTY STRINGS AUTO ON OFF)
 string(TOUPPER "${MAPIO_WITH_IO_URING}" MAPIO_WITH_IO_URING)

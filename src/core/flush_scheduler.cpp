@@ -259,6 +259,7 @@ void flush_scheduler::begin_sync(lane& l, const operation& leader) noexcept {
   l.at = ranged ? l.begin : 0;
   l.count = ranged ? l.end - l.begin : 0;
   if (ranged && l.count == 0) l.count = page_size();  // only the size is due
+  l.length = std::min(file_.size(), e->capacity());
   l.address = e->base() + l.at;
   ++stats_.syncs;
 }

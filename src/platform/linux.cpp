@@ -38,42 +38,17 @@ constexpr long xfs_magic = 0x58465342;
 constexpr long hugetlbfs_magic = 0x958458f6;
 constexpr long ramfs_magic = 0x858458f6;
 
-#if defined(__SANITIZE_THREAD__)
-#define MAPIO_THREAD_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define MAPIO_THREAD_SANITIZED 1
-#endif
-#endif
-#if defined(MAPIO_THREAD_SANITIZED)
-// Its shadow memory takes the rest of the address space, and where the last of it is reserved the
-// sanitizer ends the program.
-constexpr std::uint64_t reservation_budget = std::uint64_t{256} << 30;
-constexpr std::uint64_t most_for_one = std::uint64_t{1} << 30;
-#else
-constexpr std::uint64_t reservation_budget = std::uint64_t{16} << 40;
-constexpr std::uint64_t most_for_one = reservation_budget;
-#endif
-std::atomic<std::uint64_t> reserved{0};
-
 }  // namespace
 
 // --- mapping
 // ---------------------------------------------------------------------------------------------------------------
 
-std::error_code map(native_handle_type file, access mode, std::uint64_t capacity,
-                    std::byte*& base) noexcept {
-  const int protection = mode == access::read_only ? PROT_READ : PROT_READ | PROT_WRITE;
-  const int flags = mode == access::copy_on_write ? MAP_PRIVATE : MAP_SHARED;
-  void* address = ::mmap(nullptr, static_cast<std::size_t>(capacity), protection,
-                         flags | MAP_NORESERVE, file, 0);
-  if (address == MAP_FAILED) return last_error();
-  base = static_cast<std::byte*>(address);
-  reserved.fetch_add(capacity, std::memory_order_relaxed);
+void* posix::map_anywhere(std::size_t bytes, int protection, int flags, int file) noexcept {
+  void* const address = ::mmap(nullptr, bytes, protection, flags | MAP_NORESERVE, file, 0);
   // Neither a core dump of the reservation nor of the file's content is of use to anybody. Best
   // effort.
-  ::madvise(address, static_cast<std::size_t>(capacity), MADV_DONTDUMP);
-  return {};
+  if (address != MAP_FAILED) ::madvise(address, bytes, MADV_DONTDUMP);
+  return address;
 }
 
 bool read_in_large_pieces(std::byte* base, std::uint64_t length) noexcept {
@@ -181,14 +156,14 @@ std::uint64_t count_huge(const std::byte* address, std::uint64_t length) noexcep
   return 0;  // too little memory to read the listing
 }
 
-void unmap(std::byte* base, std::uint64_t capacity) noexcept {
-  ::munmap(base, static_cast<std::size_t>(capacity));
-  reserved.fetch_sub(capacity, std::memory_order_relaxed);
+void* allocate_zeroed(std::size_t bytes) noexcept {
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return memory == MAP_FAILED ? nullptr : memory;
 }
 
-std::uint64_t largest_reservation() noexcept {
-  const std::uint64_t used = reserved.load(std::memory_order_relaxed);
-  return used < reservation_budget ? std::min(reservation_budget - used, most_for_one) : 0;
+void free_zeroed(void* memory, std::size_t bytes) noexcept {
+  ::munmap(memory, bytes);
 }
 
 std::error_code resident(const std::byte* address, std::uint64_t length, bool& all) noexcept {
@@ -349,6 +324,14 @@ ssize_t copy_in_kernel(int from, int to, std::uint64_t at, std::size_t bytes) no
   auto read_at = static_cast<off64_t>(at);
   auto write_at = read_at;
   return ::copy_file_range(from, &read_at, to, &write_at, bytes, 0);
+}
+
+ssize_t read_at(int file, const iovec* buffers, int count, off_t at) noexcept {
+  return ::preadv(file, buffers, count, at);
+}
+
+ssize_t write_at(int file, const iovec* buffers, int count, off_t at) noexcept {
+  return ::pwritev(file, buffers, count, at);
 }
 
 void sync(operation& op) noexcept {

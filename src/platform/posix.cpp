@@ -21,8 +21,11 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
-#include <ucontext.h>
 #include <unistd.h>
+#if defined(__linux__) && !defined(MAPIO_POSIX_ONLY)
+#define MAPIO_ON_LINUX 1
+#include <ucontext.h>
+#endif
 #ifdef __x86_64__
 #include <cpuid.h>
 #endif
@@ -344,6 +347,16 @@ void close(native_handle_type handle) noexcept {
   ::close(handle);
 }
 
+std::error_code posix::sync_file(int file) noexcept {
+  const without_signals undisturbed;
+#ifdef F_FULLFSYNC
+  // fsync leaves it in the cache of the device there. Not every file system knows the other.
+  if (::fcntl(file, F_FULLFSYNC) == 0) return {};
+  if (errno != ENOTSUP && errno != ENOTTY && errno != EINVAL) return last_error();
+#endif
+  return ::fsync(file) == 0 ? std::error_code() : last_error();
+}
+
 // --- copying and removing
 // --------------------------------------------------------------------------------------------------
 
@@ -408,6 +421,7 @@ std::error_code create_copy(file_copy& copy) {
 /// Finds the bytes from `at` on that are not a hole; none: nothing but a hole is left.
 std::error_code find_data(const file_copy& copy, std::uint64_t& at, std::uint64_t& bytes) noexcept {
   bytes = copy.size - at;
+#ifdef SEEK_DATA
   const off_t begin = ::lseek(copy.source, static_cast<off_t>(at), SEEK_DATA);
   if (begin < 0 && errno == ENXIO) {
     // So it is behind the end.
@@ -424,6 +438,7 @@ std::error_code find_data(const file_copy& copy, std::uint64_t& at, std::uint64_
   bytes = copy.size - at;
   const off_t end = ::lseek(copy.source, begin, SEEK_HOLE);
   if (end > begin) bytes = std::min(bytes, static_cast<std::uint64_t>(end - begin));
+#endif
   return {};
 }
 
@@ -480,15 +495,10 @@ std::error_code put_in_place(file_copy& copy, bool overwrite) {
   return ::link(copy.temporary.c_str(), copy.place.c_str()) == 0 ? std::error_code() : last_error();
 }
 
-std::error_code sync_file(int file) noexcept {
-  const posix::without_signals undisturbed;
-  return ::fsync(file) == 0 ? std::error_code() : last_error();
-}
-
 std::error_code sync_folder_of(const std::filesystem::path& path) {
   const int folder = open_file(path.parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (folder < 0) return last_error();
-  const std::error_code error = sync_file(folder);
+  const std::error_code error = posix::sync_file(folder);
   ::close(folder);
   return error;
 }
@@ -542,7 +552,7 @@ std::error_code end_copy(file_copy& copy, std::uint64_t copied, const copy_file_
   // Some file systems have no permissions, and say that only others may change them.
   if (::fchmod(copy.target, copy.permissions) != 0 && errno != EPERM) return last_error();
   if (options.durable)
-    if (std::error_code error = sync_file(copy.target)) return error;
+    if (std::error_code error = posix::sync_file(copy.target)) return error;
   if (std::error_code error = put_in_place(copy, options.overwrite)) return error;
   return options.durable ? sync_folder_of(copy.place) : std::error_code();
 }
@@ -567,6 +577,43 @@ std::error_code remove(const std::filesystem::path& path) noexcept {
 
 // --- memory
 // ----------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+#if defined(MAPIO_THREAD_SANITIZED)
+// Its shadow memory takes the rest of the address space, and where the last of it is reserved the
+// sanitizer ends the program.
+constexpr std::uint64_t reservation_budget = std::uint64_t{256} << 30;
+constexpr std::uint64_t most_for_one = std::uint64_t{1} << 30;
+#else
+constexpr std::uint64_t reservation_budget = std::uint64_t{16} << 40;
+constexpr std::uint64_t most_for_one = reservation_budget;
+#endif
+std::atomic<std::uint64_t> reserved{0};
+
+}  // namespace
+
+std::error_code map(native_handle_type file, access mode, std::uint64_t capacity,
+                    std::byte*& base) noexcept {
+  const int protection = mode == access::read_only ? PROT_READ : PROT_READ | PROT_WRITE;
+  const int flags = mode == access::copy_on_write ? MAP_PRIVATE : MAP_SHARED;
+  void* const address =
+      posix::map_anywhere(static_cast<std::size_t>(capacity), protection, flags, file);
+  if (address == MAP_FAILED) return last_error();
+  base = static_cast<std::byte*>(address);
+  reserved.fetch_add(capacity, std::memory_order_relaxed);
+  return {};
+}
+
+void unmap(std::byte* base, std::uint64_t capacity) noexcept {
+  ::munmap(base, static_cast<std::size_t>(capacity));
+  reserved.fetch_sub(capacity, std::memory_order_relaxed);
+}
+
+std::uint64_t largest_reservation() noexcept {
+  const std::uint64_t used = reserved.load(std::memory_order_relaxed);
+  return used < reservation_budget ? std::min(reservation_budget - used, most_for_one) : 0;
+}
 
 bool is_out_of_address_space(const std::error_code& error) noexcept {
   return error == std::errc::not_enough_memory ||
@@ -597,16 +644,6 @@ std::error_code lock_pages(std::byte* address, std::uint64_t length) noexcept {
 
 std::error_code unlock_pages(std::byte* address, std::uint64_t length) noexcept {
   return ::munlock(address, length) == 0 ? std::error_code() : last_error();
-}
-
-void* allocate_zeroed(std::size_t bytes) noexcept {
-  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  return memory == MAP_FAILED ? nullptr : memory;
-}
-
-void free_zeroed(void* memory, std::size_t bytes) noexcept {
-  ::munmap(memory, bytes);
 }
 
 // --- carrying out
@@ -675,10 +712,10 @@ void perform(operation& op) noexcept {
       return;
     }
     return transfer_all(
-        op, [&](const iovec* v, int n, off_t at) { return ::pwritev(op.handle, v, n, at); });
+        op, [&](const iovec* v, int n, off_t at) { return posix::write_at(op.handle, v, n, at); });
   case call::read_file:
     return transfer_all(
-        op, [&](const iovec* v, int n, off_t at) { return ::preadv(op.handle, v, n, at); });
+        op, [&](const iovec* v, int n, off_t at) { return posix::read_at(op.handle, v, n, at); });
   case call::fetch: {
     std::array<std::byte, most_fetched> unwanted;
     if (retry_interrupted([&] {
@@ -690,7 +727,7 @@ void perform(operation& op) noexcept {
   case call::sync:
     return posix::sync(op);
   case call::sync_name:
-    op.error = sync_file(op.handle);
+    op.error = posix::sync_file(op.handle);
     return;
   case call::start_writeback:
     return posix::start_writeback(op);
@@ -743,7 +780,7 @@ namespace {
 
 // The built-in saves three words and costs a nanosecond; sanitizers only follow the library's.
 #if defined(__x86_64__) && !defined(MAPIO_SANITIZED)
-#ifdef __linux__
+#ifdef MAPIO_ON_LINUX
 #define MAPIO_STRING_COPIES 1
 #endif
 using jump_buffer = void* [5];
@@ -779,7 +816,8 @@ bool is_fault(const siginfo_t& info) noexcept {
 #ifdef BUS_MCEERR_AO
   if (info.si_code == BUS_MCEERR_AO) return false;
 #endif
-  return info.si_code > 0;
+  // Not everywhere are these two negative.
+  return info.si_code > 0 && info.si_code != SI_USER && info.si_code != SI_QUEUE;
 }
 
 #ifdef MAPIO_STRING_COPIES
@@ -866,7 +904,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   if (!is_fault(*info)) ::raise(signal);
 }
 
-#ifdef __linux__
+#ifdef MAPIO_ON_LINUX
 constexpr unsigned put_aside = 1U << 31;  // SS_AUTODISARM, which not every C library names
 #else
 constexpr unsigned put_aside = 0;

@@ -9,6 +9,15 @@
 
 #include <signal.h>
 #include <sys/types.h>
+#include <sys/uio.h>
+
+#if defined(__SANITIZE_THREAD__)
+#define MAPIO_THREAD_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define MAPIO_THREAD_SANITIZED 1
+#endif
+#endif
 
 MAPIO_NAMESPACE_BEGIN
 namespace detail::platform::posix {
@@ -48,6 +57,14 @@ class without_signals {
  private:
   sigset_t before_;
 };
+/// As mmap at whatever address, without swap space for it, and without its being dumped, where
+/// that is to be had.
+void* map_anywhere(std::size_t bytes, int protection, int flags, int file) noexcept;
+/// As preadv and pwritev; may do the first buffer alone.
+ssize_t read_at(int file, const iovec* buffers, int count, off_t at) noexcept;
+ssize_t write_at(int file, const iovec* buffers, int count, off_t at) noexcept;
+/// Has all of a file on its medium, or a folder: data and metadata.
+std::error_code sync_file(int file) noexcept;
 void sync(operation& op) noexcept;
 void start_writeback(operation& op) noexcept;
 void populate(operation& op) noexcept;

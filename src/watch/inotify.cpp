@@ -1,8 +1,7 @@
 #include "core/inline_executor.hpp"
 #include "platform/file_systems.hpp"
 #include "platform/posix.hpp"
-#include "statx_look.hpp"
-#include "watch_source.hpp"
+#include "posix_looks.hpp"
 
 #include <mapio/error.hpp>
 
@@ -73,6 +72,22 @@ std::uint32_t translate(std::uint32_t mask) noexcept {
   for (const auto& [from, to] : names)
     if ((mask & from) != 0) what |= to;
   return what;
+}
+
+file_look look_of(const struct statx& s) noexcept {
+  const auto nanoseconds = [](const statx_timestamp& t) {
+    return t.tv_sec * 1'000'000'000 + static_cast<std::int64_t>(t.tv_nsec);
+  };
+  file_look look;
+  look.exists = true;
+  look.is_folder = S_ISDIR(s.stx_mode);
+  look.device = (std::uint64_t{s.stx_dev_major} << 32) | s.stx_dev_minor;
+  look.inode = s.stx_ino;
+  look.size = s.stx_size;
+  look.modified = nanoseconds(s.stx_mtime);
+  look.changed = nanoseconds(s.stx_ctime);
+  if ((s.stx_mask & STATX_BTIME) != 0) look.born = nanoseconds(s.stx_btime);
+  return look;
 }
 
 class inotify_source final : public watch_source {
@@ -175,6 +190,16 @@ bool may_change_unseen(const std::filesystem::path& path) noexcept {
   default:
     return false;
   }
+}
+
+std::error_code look_from(int folder, const char* name, bool follow, file_look& look) noexcept {
+  look = {};
+  struct statx s {};
+  if (::statx(folder, name, follow ? 0 : AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS | STATX_BTIME,
+              &s) != 0)
+    return errno == ENOENT || errno == ENOTDIR ? std::error_code() : last_error();
+  look = look_of(s);
+  return {};
 }
 
 bool look_at_once(const std::filesystem::path& path, bool follow, file_look& look) noexcept {

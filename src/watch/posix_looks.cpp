@@ -1,6 +1,6 @@
+#include "posix_looks.hpp"
+
 #include "platform/posix.hpp"
-#include "statx_look.hpp"
-#include "watch_source.hpp"
 
 #include <cerrno>
 #include <chrono>
@@ -20,37 +20,10 @@ namespace {
 
 using platform::posix::last_error;
 
-std::int64_t nanoseconds(const timespec& t) noexcept {
-  return static_cast<std::int64_t>(t.tv_sec) * 1'000'000'000 + t.tv_nsec;
-}
-
 std::int64_t now(clockid_t clock) noexcept {
   timespec t{};
   ::clock_gettime(clock, &t);
   return nanoseconds(t);
-}
-
-std::error_code look_from(int folder, const char* name, bool follow, file_look& look) noexcept {
-  look = {};
-#if defined(STATX_BTIME)
-  struct statx s {};
-  if (::statx(folder, name, follow ? 0 : AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS | STATX_BTIME,
-              &s) != 0)
-    return errno == ENOENT || errno == ENOTDIR ? std::error_code() : last_error();
-  look = look_of(s);
-#else
-  struct stat s {};
-  if (::fstatat(folder, name, &s, follow ? 0 : AT_SYMLINK_NOFOLLOW) != 0)
-    return errno == ENOENT || errno == ENOTDIR ? std::error_code() : last_error();
-  look.is_folder = S_ISDIR(s.st_mode);
-  look.device = static_cast<std::uint64_t>(s.st_dev);
-  look.inode = s.st_ino;
-  look.size = static_cast<std::uint64_t>(s.st_size);
-  look.modified = nanoseconds(s.st_mtim);
-  look.changed = nanoseconds(s.st_ctim);
-  look.exists = true;
-#endif
-  return {};
 }
 
 }  // namespace

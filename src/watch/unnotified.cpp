@@ -1,7 +1,13 @@
-// For platforms that tell of no changes: everything is polled.
-#include "watch_source.hpp"
+// For a Unix that tells of no changes: everything is polled.
+#include "platform/posix.hpp"
+#include "posix_looks.hpp"
 
 #include <mapio/error.hpp>
+
+#include <cerrno>
+
+#include <fcntl.h>
+#include <sys/stat.h>
 
 MAPIO_NAMESPACE_BEGIN
 namespace detail::watching {
@@ -12,6 +18,21 @@ std::unique_ptr<watch_source> make_watch_source(asio::execution_context&, std::f
 
 bool may_change_unseen(const std::filesystem::path&) noexcept {
   return false;
+}
+
+std::error_code look_from(int folder, const char* name, bool follow, file_look& look) noexcept {
+  look = {};
+  struct stat s {};
+  if (::fstatat(folder, name, &s, follow ? 0 : AT_SYMLINK_NOFOLLOW) != 0)
+    return errno == ENOENT || errno == ENOTDIR ? std::error_code() : platform::posix::last_error();
+  look.exists = true;
+  look.is_folder = S_ISDIR(s.st_mode);
+  look.device = static_cast<std::uint64_t>(s.st_dev);
+  look.inode = s.st_ino;
+  look.size = static_cast<std::uint64_t>(s.st_size);
+  look.modified = nanoseconds(s.st_mtim);
+  look.changed = nanoseconds(s.st_ctim);
+  return {};
 }
 
 bool look_at_once(const std::filesystem::path&, bool, file_look&) noexcept {

@@ -70,7 +70,8 @@ enum class call : std::uint8_t {
   write_file,       // pwrite until done
   read_file,        // pread until done
   fetch,            // have the pages of a short range read, into the cache alone
-  sync,             // data, and the metadata needed to read it back; length 0 = the whole file
+  sync,             // data, and the metadata needed to read it back; count 0 = the whole file,
+                    // of which `length` bytes are mapped
   sync_name,        // a directory
   start_writeback,  // begin writing dirty pages
   announce,         // touch mtime, so that watchers see stores
