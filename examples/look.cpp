@@ -43,12 +43,15 @@ asio::awaitable<void> look(std::string path, std::vector<std::string> words) {
   mapio::mapping map = file.map();
 
   const auto pages = map.pages();
+  std::error_code error;
   const auto resident = std::ranges::count_if(
-      pages, [&](const auto& page) { return map.is_resident(page.offset(), page.size()); });
-  std::cout << "in memory: " << resident << " of " << pages.size() << " pages\n";
+      pages, [&](const auto& page) { return map.is_resident(page.offset(), page.size(), error); });
+  if (error)
+    say("in memory", error);
+  else
+    std::cout << "in memory: " << resident << " of " << pages.size() << " pages\n";
   std::cout << "in huge pages: " << file.stats().huge_page_bytes << " of " << file.size()
             << " bytes\n";
-  std::error_code error;
   co_await file.lock_pages(asio::redirect_error(asio::use_awaitable, error));
   say("locked", error);
   map.advise(0, map.size(), mapio::advice::random, error);

@@ -13,6 +13,7 @@
 #include <exception>
 #include <iostream>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -30,9 +31,13 @@ asio::awaitable<void> warm(std::vector<std::string> paths) {
       at += length;
       std::cerr << path << ": " << 100 * at / file.size() << "%\r";
     }
-    const bool resident = file.map().is_resident(0, file.size());
-    std::cout << path << ": " << file.size() << " bytes are " << (resident ? "" : "not all ")
-              << "in memory\n";
+    std::error_code unknown;
+    const bool resident = file.map().is_resident(0, file.size(), unknown);
+    std::cout << path << ": " << file.size() << " bytes "
+              << (unknown    ? "have been"
+                  : resident ? "are"
+                             : "are not all")
+              << " in memory\n";
   }
 }
 

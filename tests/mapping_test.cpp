@@ -900,7 +900,10 @@ TEST_F(mapping_bounds, hold_for_everything_that_takes_a_range) {
     EXPECT_EQ(m.mutable_view(offset, length).size(), length);
     m.flush_range(offset, length);
     m.prefetch(offset, length);
-    EXPECT_TRUE(m.is_resident(offset, length));
+    const bool resident = m.is_resident(offset, length, ec);
+    if (ec != errc::unsupported) {
+      EXPECT_TRUE(resident);
+    }
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -150,9 +151,22 @@ ssize_t write_at(int file, const iovec* buffers, int, off_t at) noexcept {
   return ::pwrite(file, buffers->iov_base, buffers->iov_len, at);
 }
 
+namespace {
+
+std::error_code sync_data(int file) noexcept {
+#if !defined(F_FULLFSYNC) && _POSIX_SYNCHRONIZED_IO > 0
+  const without_signals undisturbed;
+  return ::fdatasync(file) == 0 ? std::error_code() : last_error();
+#else
+  return sync_file(file);
+#endif
+}
+
+}  // namespace
+
 void sync(operation& op) noexcept {
-  // Not every fsync takes what was stored into a mapping, and not every msync what was written
-  // through the file, or the metadata needed to read it back.
+  // Not every sync of a file takes what was stored into a mapping, and not every msync what was
+  // written through the file, or the metadata needed to read it back.
   const std::uint64_t length = op.count != 0 ? op.count : op.length;
   if (op.address != nullptr && length != 0) {
     const without_signals undisturbed;
@@ -161,7 +175,7 @@ void sync(operation& op) noexcept {
       return;
     }
   }
-  op.error = sync_file(op.handle);
+  op.error = sync_data(op.handle);
 }
 
 // It promises nothing, and there is nothing that would do it.

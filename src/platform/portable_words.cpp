@@ -43,7 +43,9 @@ std::error_code wait_for_word_a_little(seen_word word) noexcept {
   return {};
 }
 
-std::error_code wake_word(const std::uint32_t*, bool) noexcept {
+std::error_code wake_word(const std::uint32_t* word, bool) noexcept {
+  std::uint32_t value = 0;
+  if (!load_word(word, value)) return errc::page_fault;
   wake_everybody();
   return {};
 }

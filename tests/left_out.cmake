@@ -1,0 +1,32 @@
+# mapio_left_out_tests(flavour out)
+#
+# Sets `out` to the names of the tests that are left out of a flavour: docs/platforms.md lists them,
+# one a line, with the reason. A test that is not there any more is an error.
+function(mapio_left_out_tests flavour out)
+  set(page "${PROJECT_SOURCE_DIR}/docs/platforms.md")
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${page}")
+  file(STRINGS "${page}" lines)
+  file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*_test.cpp")
+  set(known "")
+  foreach(source IN LISTS sources)
+    file(STRINGS "${source}" of_source REGEX "^(TEST|TEST_F|TEST_P)\\(")
+    list(APPEND known ${of_source})
+  endforeach()
+
+  set(names "")
+  set(is_listed FALSE)
+  foreach(line IN LISTS lines)
+    if(line MATCHES "^## ")
+      string(COMPARE EQUAL "${line}" "## Tests left out of the ${flavour} flavour" is_listed)
+    elseif(is_listed AND line MATCHES "^- `([A-Za-z0-9_]+)\\.([A-Za-z0-9_]+)`")
+      set(suite ${CMAKE_MATCH_1})
+      set(test ${CMAKE_MATCH_2})
+      if(NOT known MATCHES "\\(${suite}, ${test}\\)")
+        message(SEND_ERROR "docs/platforms.md leaves out ${suite}.${test}, which is no test")
+      endif()
+      # With parameters it has something before and behind.
+      list(APPEND names "${suite}.${test}" "*/${suite}.${test}/*")
+    endif()
+  endforeach()
+  set(${out} "${names}" PARENT_SCOPE)
+endfunction()
