@@ -252,7 +252,7 @@ TEST_F(parity, as_slice) {
   run([&]() -> work {
     const std::uint64_t off_loop = file.stats().reads_off_loop;
     awaited = co_await file.view(3, 32 * page());
-    EXPECT_TRUE(file.map().is_resident(3, 32 * page()));
+    EXPECT_TRUE(!support::tells_residency() || file.map().is_resident(3, 32 * page()));
     EXPECT_TRUE(!cold || file.stats().reads_off_loop > off_loop);
   });
   const mapio::region blocking = file.map().view(3, 32 * page());
@@ -574,7 +574,7 @@ TEST_F(parity, chunks) {
     auto stream = file.chunks(3 * page());
     seen.clear();
     for (auto chunk = co_await stream.next(); !chunk.empty(); chunk = co_await stream.next()) {
-      EXPECT_TRUE(m.is_resident(chunk.offset(), chunk.size()));
+      EXPECT_TRUE(!support::tells_residency() || m.is_resident(chunk.offset(), chunk.size()));
       seen += chunk.text();
     }
   });

@@ -487,6 +487,18 @@ inline std::string to_string(const mapio::region& r) {
   return std::string(r.text());
 }
 
+/// Tells whether this platform knows at all what is in memory.
+inline bool tells_residency() {
+  static const bool tells = [] {
+    const temp_dir dir;
+    write_file(dir / "file", "text");
+    std::error_code error;
+    static_cast<void>(mapio::mapping(dir / "file").is_resident(0, 1, error));
+    return error != mapio::errc::unsupported;
+  }();
+  return tells;
+}
+
 // --- coroutines
 // ---------------------------------------------------------------------------------------
 

@@ -139,7 +139,7 @@ file_state::file_state(const std::filesystem::path& path, const open_options& op
                file.directory != platform::no_handle || file.directory_error, file.size) {
   file_ = new shared_handle(file.file);
   if (options.mode == access::read_write) {
-    const native_handle_type second = platform::open_again(file.file);
+    const native_handle_type second = platform::open_again(file.file, path);
     if (second != platform::no_handle) {
       second_file_ = new (std::nothrow) shared_handle(second);
       if (second_file_ == nullptr) platform::close(second);

@@ -41,8 +41,9 @@ std::error_code start_over(native_handle_type file, std::uint64_t old_size,
 /// Looks at a file that is open already; does not close it on error.
 std::error_code inspect(native_handle_type file, const open_options& options, opened_file& result);
 /// Opens the same file once more, as an open file description of its own: the OS tells each of them
-/// of a failed write-back. no_handle where that is not to be had.
-native_handle_type open_again(native_handle_type file) noexcept;
+/// of a failed write-back. Where the OS can do that by a name only, by `path`, if it has one and
+/// that is still its own. no_handle where that is not to be had.
+native_handle_type open_again(native_handle_type file, const std::filesystem::path& path) noexcept;
 void close(native_handle_type handle) noexcept;
 /// Returns how large this process may make a file (RLIMIT_FSIZE). Who goes on gets a signal besides
 /// the error, and dies of it.

@@ -339,8 +339,11 @@ std::error_code inspect(native_handle_type file, const open_options& options, op
   return {};
 }
 
-native_handle_type open_again(native_handle_type file) noexcept {
-  return posix::open_again(file);
+native_handle_type open_again(native_handle_type file, const std::filesystem::path& path) noexcept {
+  const int again = posix::open_again(file);
+  if (again >= 0 || path.empty()) return again;
+  const int named = reopen(file, path, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  return named == file ? no_handle : named;
 }
 
 void close(native_handle_type handle) noexcept {

@@ -43,7 +43,7 @@ bool can_be_named(int file) noexcept;
 bool clone(int from, int to) noexcept;
 /// Copies bytes at an offset without their passing through this process; as copy_file_range.
 ssize_t copy_in_kernel(int from, int to, std::uint64_t at, std::size_t bytes) noexcept;
-/// As platform::open_again.
+/// As platform::open_again, without a name.
 int open_again(int file) noexcept;
 /// Keeps this thread's signals waiting while it lives. For a sync: one that is interrupted may have
 /// been told of a failure to write back, and the next one would not be.
