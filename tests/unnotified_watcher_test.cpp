@@ -32,7 +32,8 @@ TEST(unnotified_watcher_test, polls_files_and_trees_and_says_so) {
   changes.add(file, {.poll = 5ms});
   changes.add(top, {.recursive = true, .poll = 5ms});
   const auto fallbacks = changes.fallbacks();
-  ASSERT_EQ(fallbacks.size(), 2U);
+  // Folders below may have been found by now.
+  ASSERT_GE(fallbacks.size(), 2U);
   EXPECT_EQ(fallbacks[0].path, file);
   EXPECT_EQ(fallbacks[0].reason, mapio::errc::unsupported);
   EXPECT_EQ(fallbacks[1].path, top);
