@@ -342,8 +342,10 @@ std::error_code inspect(native_handle_type file, const open_options& options, op
 native_handle_type open_again(native_handle_type file, const std::filesystem::path& path) noexcept {
   const int again = posix::open_again(file);
   if (again >= 0 || path.empty()) return again;
-  const int named = reopen(file, path, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-  return named == file ? no_handle : named;
+  const int named = open_file(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  if (named < 0 || is_same_file(file, named)) return named < 0 ? no_handle : named;
+  ::close(named);
+  return no_handle;
 }
 
 void close(native_handle_type handle) noexcept {
