@@ -34,11 +34,13 @@ constexpr std::size_t most_at_once = std::size_t{64} << 10;
 }  // namespace
 
 bool log_follower::catch_up() {
-  do {
+  for (;;) {
     // As in log_reader: a segment's part ends where the first one behind it starts.
     std::uint64_t limit = no_limit;
     bool is_there = false;
-    for (const segment_info& info : list_started_segments(directory_, here_ ? here_->number : 1)) {
+    std::vector<segment_info> segments =
+        list_started_segments(directory_, here_ ? here_->number : 1);
+    for (const segment_info& info : segments) {
       if (here_ && info.number == here_->number)
         is_there = info.salt == here_->salt;
       else
@@ -51,7 +53,8 @@ bool log_follower::catch_up() {
       read_segment(limit);
     }
     if (here_ ? offset_ < limit : limit == no_limit) break;
-  } while (go_on_behind(here_ ? here_->number : 0));
+    if (!go_on(std::move(segments))) break;
+  }
   hand_over();
   return !unsure_.empty();
 }
@@ -76,12 +79,13 @@ void log_follower::read_segment(std::uint64_t limit) {
   }
 }
 
-/// Goes to the first segment behind one that has a part of the log; false if there is none.
-bool log_follower::go_on_behind(std::uint32_t number) {
+/// Goes to the first one of the segments, behind where it is, that has a part of the log; false if
+/// there is none.
+bool log_follower::go_on(std::vector<segment_info> segments) {
   std::optional<segment_info> next;
   std::uint64_t limit = no_limit;
-  std::vector<segment_info> segments = list_started_segments(directory_, number + 1);
-  for (; !segments.empty(); segments.pop_back()) {
+  const std::uint32_t number = here_ ? here_->number : 0;
+  for (; !segments.empty() && segments.back().number > number; segments.pop_back()) {
     if (segments.back().base < limit) next = segments.back();
     limit = std::min(limit, segments.back().base);
   }

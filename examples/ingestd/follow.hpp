@@ -16,6 +16,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace ingest {
 
@@ -45,7 +46,7 @@ class log_follower {
   };
 
   void read_segment(std::uint64_t limit);
-  bool go_on_behind(std::uint32_t number);
+  bool go_on(std::vector<ingestd::segment_info> segments);
   void give_up_from(std::uint64_t offset);
   void show_before(std::uint64_t durable);
   void hand_over();

@@ -56,6 +56,11 @@ bool look_at_head(segment_info& info, segment_bytes& file) {
   return true;
 }
 
+void sort_by_number(std::vector<segment_info>& segments) {
+  std::sort(segments.begin(), segments.end(),
+            [](const auto& a, const auto& b) { return a.number < b.number; });
+}
+
 void look_at(segment_info& info) {
   if (info.file_size == 0) return;
   segment_bytes file(info.path);
@@ -180,8 +185,7 @@ std::vector<segment_info> list_segments(const std::filesystem::path& directory) 
     look_at(info);
     found.push_back(std::move(info));
   }
-  std::sort(found.begin(), found.end(),
-            [](const auto& a, const auto& b) { return a.number < b.number; });
+  sort_by_number(found);
   return found;
 }
 
@@ -207,8 +211,7 @@ std::vector<segment_info> list_started_segments(const std::filesystem::path& dir
   }
   if (error && error != std::errc::no_such_file_or_directory)
     throw std::system_error(error, directory.string());
-  std::sort(found.begin(), found.end(),
-            [](const auto& a, const auto& b) { return a.number < b.number; });
+  sort_by_number(found);
   return found;
 }
 
