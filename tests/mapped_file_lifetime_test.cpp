@@ -690,18 +690,20 @@ TEST_F(mapped_file_lifetime, of_an_idle_file_keeps_no_context_running) {
 }
 
 TEST_F(mapped_file_lifetime, of_a_context_may_be_stopped_and_restarted) {
-  mapped_file file = created(64 * page());
-  int calls = 0;
   constexpr std::size_t rounds = 20;
-  // One for each: reads that are under way at once write at once.
-  std::vector<std::string> buffers(rounds, std::string(64 * page(), '\0'));
+  const std::size_t length = 64 * page();
+  mapped_file file = created(2 * rounds * length);
+  int calls = 0;
+  // A buffer, and places in the file, of its own for each: all of them are under way at once.
+  std::vector<std::string> buffers(rounds, std::string(length, '\0'));
   for (std::size_t round = 0; round < rounds; ++round) {
-    file.read_into(0, asio::buffer(buffers[round]), [&](std::error_code ec, std::size_t) {
+    const std::uint64_t at = 2 * round * length;
+    file.read_into(at, asio::buffer(buffers[round]), [&](std::error_code ec, std::size_t) {
       EXPECT_FALSE(ec);
       ++calls;
       io_.stop();
     });
-    file.update_region(0, asio::buffer("x", 1), [&](std::error_code ec, std::size_t) {
+    file.update_region(at + length, asio::buffer("x", 1), [&](std::error_code ec, std::size_t) {
       EXPECT_FALSE(ec);
       ++calls;
       io_.stop();
