@@ -669,6 +669,33 @@ TEST_F(ingest_follow, says_that_the_log_is_another_one) {
   EXPECT_NE(live->err().find("is gone"), std::string::npos) << live->err();
 }
 
+TEST_F(ingest_follow, says_that_what_it_showed_was_given_up) {
+  {
+    ingestd_process d(data());
+    wire w(d, "c");
+    w.record(1, "kept");
+    w.record(2, "given up");
+    w.wait_for_ack(2);
+  }
+  const auto live = follower();
+  expect_shown(*live, stored());
+  // As a daemon does that cannot make the second one durable: it goes on behind the first, in a new
+  // segment.
+  constexpr std::size_t size = 64 << 10;
+  constexpr std::uint64_t salt = 12345;
+  const std::uint64_t base = stored_in(data()).at(1).log_offset;
+  std::vector<std::byte> bytes(size);
+  const std::span<std::byte> out(bytes);
+  ingestd::encode_segment_header(out.first<ingestd::segment_header_size>(), {2, size, salt});
+  ingestd::encode_record(out.subspan(ingestd::segment_header_size),
+                         {ingestd::record_type::segment_start, {}, base, 0, {}},
+                         ingestd::checksum_seed(salt, ingestd::segment_header_size));
+  support::write_file(data() / "new", {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  fs::rename(data() / "new", data() / ingestd::segment_name(2));
+  EXPECT_TRUE(live->wait().exited_with(1));
+  EXPECT_NE(live->err().find("given up records"), std::string::npos) << live->err();
+}
+
 // =================================================================================================
 // Clients that misbehave
 // =================================================================================================
