@@ -36,7 +36,9 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/inotify.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 namespace {
@@ -106,6 +108,11 @@ class rebuilt_tree {
       files[event.path] = event.size.value_or(files[event.path]);
       return;
     }
+    case change_kind::created:
+    case change_kind::replaced:
+      // A folder has none.
+      files[event.path] = event.size.value_or(0);
+      return;
     default:
       // The size of one that is gone already is not known; its removal follows.
       files[event.path] = event.size.value_or(files[event.path]);
@@ -399,6 +406,46 @@ TEST_F(watcher_test, waits_for_a_path_that_does_not_exist_yet) {
   EXPECT_EQ(told(), "modified a/b/f");
 }
 
+TEST_F(watcher_test, waits_for_a_folder_where_there_is_a_file_for_a_while) {
+  watch_mark();
+  shell("mkdir d; echo text > d/f");
+  watcher_->add(dir_ / "d" / "f");
+  shell("rm -r d; echo text > d");
+  EXPECT_EQ(told(), "removed d/f");
+  shell("rm d; mkdir d; echo text > d/f");
+  EXPECT_EQ(told_of("created d/f"), "created d/f");
+  shell("echo text >> d/f");
+  EXPECT_EQ(told(), "modified d/f");
+}
+
+TEST_F(watcher_test, keeps_a_path_watched_when_a_folder_further_up_is_renamed) {
+  watch_mark();
+  shell("mkdir -p a/b/c; echo text > a/b/c/f");
+  watcher_->add(dir_ / "a/b/c/f");
+  shell("mv a z");
+  EXPECT_EQ(told(), "removed a/b/c/f");
+  shell("mkdir -p a/b/c; echo text > a/b/c/f");
+  EXPECT_EQ(told_of("created a/b/c/f"), "created a/b/c/f");
+  shell("echo text >> a/b/c/f");
+  EXPECT_EQ(told(), "modified a/b/c/f");
+}
+
+TEST_F(watcher_test, follows_a_link_that_leads_to_its_own_folder) {
+  watch_mark();
+  shell("mkdir d; ln -s . d/l");
+  watcher_->add(dir_ / "d" / "l");
+  shell("mv d/l d/m");
+  EXPECT_TRUE(wait_until([&] {
+    return has_seen(change_kind::renamed, dir_ / "d/m") ||
+           has_seen(change_kind::removed, dir_ / "d/l");
+  }));
+  shell("mv d/m d/l");
+  EXPECT_TRUE(wait_until([&] { return has_seen(change_kind::created, dir_ / "d/l"); }));
+  told();
+  shell("rm d/l");
+  EXPECT_TRUE(wait_until([&] { return has_seen(change_kind::removed, dir_ / "d/l"); }));
+}
+
 TEST_F(watcher_test, keeps_the_path_that_it_was_given) {
   watch_mark();
   write_file(file_, "text");
@@ -477,6 +524,27 @@ TEST_F(watcher_test, tells_the_end_of_a_tree_and_its_return) {
   ASSERT_TRUE(wait_until([&] { return has_seen(change_kind::created, dir_ / "top/c/f"); }));
   EXPECT_TRUE(has_seen(change_kind::created, dir_ / "top"));
   EXPECT_TRUE(has_seen(change_kind::created, dir_ / "top/c"));
+}
+
+TEST_F(watcher_test, tells_the_end_of_a_file_system_in_a_tree) {
+  watch_mark();
+  shell("mkdir top top/m");
+  const fs::path place = dir_ / "top" / "m";
+  if (::mount("tmpfs", place.c_str(), "tmpfs", 0, "size=1m") != 0)
+    GTEST_SKIP() << "no file system can be mounted";
+  write_file(place / "f", "text");
+  watcher_->add(dir_ / "top", recursive());
+  // It is listed by then.
+  EXPECT_TRUE(wait_until([&] {
+    write_file(place / "f", "other");
+    return has_seen(change_kind::modified, place / "f");
+  }));
+  ASSERT_EQ(::umount(place.c_str()), 0);
+  EXPECT_TRUE(wait_until([&] { return has_seen(change_kind::removed, place); }));
+  EXPECT_TRUE(wait_until([&] {
+    write_file(place / "under", "text");
+    return has_seen(change_kind::modified, place / "under");
+  }));
 }
 
 TEST_F(watcher_test, tells_two_watchers_of_the_same_folder) {
@@ -576,6 +644,193 @@ TEST_F(watcher_test, misses_nothing_that_goes_while_the_tree_is_being_added) {
     return tree.files == now;
   }));
   stop_listening();
+}
+
+// --- whatever is done to a tree
+// ------------------------------------------------------------------------------------------------
+
+/// Changes a tree at random. There are few names, so that what a look finds is often not what the
+/// notice was about.
+class random_changes {
+ public:
+  random_changes(const fs::path& top, const fs::path& outside, unsigned seed)
+      : top_(top), outside_(outside), random_(seed) {}
+
+  void make(int count) {
+    for (int i = 0; i < count; ++i) {
+      make_one();
+      // Now and then the watcher keeps up.
+      if (random_() % 8 == 0)
+        std::this_thread::sleep_for(std::chrono::microseconds(random_() % 2000));
+    }
+  }
+
+ private:
+  // Most of them fail, one way or another.
+  void make_one() {
+    const fs::path here = some_folder();
+    const fs::path there = some_folder();
+    const fs::path file = here / some_name("fghab");
+    const fs::path folder = here / some_name("abcd");
+    std::error_code ignored;
+    switch (random_() % 19) {
+    case 0:
+      fs::remove(file, ignored);
+      return;
+    case 1:
+      fs::rename(file, there / some_name("fghab"), ignored);
+      return;
+    case 2:
+      static_cast<void>(!::truncate(file.c_str(), static_cast<off_t>(random_() % 5)));
+      return;
+    case 3:
+    case 4:
+      fs::create_directory(folder, ignored);
+      return;
+    case 5:
+      fs::rename(folder, there / some_name("abcd"), ignored);
+      return;
+    case 6:
+      static_cast<void>(!::rmdir(folder.c_str()));
+      return;
+    case 7:
+      if (random_() % 3 == 0) fs::remove_all(folder, ignored);
+      return;
+    case 8:
+      fs::rename(folder, outside_ / some_name("abcd"), ignored);
+      return;
+    case 9:
+      fs::rename(outside_ / some_name("abcd"), folder, ignored);
+      return;
+    case 10:
+      fs::rename(outside_ / some_name("fghab"), file, ignored);
+      return;
+    case 11:
+      fs::rename(file, outside_ / some_name("fghab"), ignored);
+      return;
+    case 12:
+      exchange(file, there / some_name("fghab"));
+      return;
+    case 13:
+      write_file(here / "new", std::string(random_() % 9, 'x'));
+      fs::rename(here / "new", file, ignored);
+      return;
+    case 14: {
+      const fs::path other = here / some_name("abcd");
+      fs::create_directory(folder, ignored);
+      fs::create_directory(other, ignored);
+      fs::rename(folder, there / some_name("abcd"), ignored);
+      fs::rename(other, folder, ignored);
+      return;
+    }
+    default:
+      std::ofstream(file, std::ios::app) << std::string(1 + random_() % 9, 'x');
+    }
+  }
+  fs::path some_folder() {
+    fs::path folder = top_;
+    for (auto depth = random_() % 4; depth > 0; --depth) {
+      const fs::path below = folder / some_name("abcd");
+      if (!fs::is_directory(below)) break;
+      folder = below;
+    }
+    return folder;
+  }
+  std::string some_name(const std::string& letters) {
+    return {letters[random_() % letters.size()]};
+  }
+  static void exchange(const fs::path& a, const fs::path& b) {
+    static_cast<void>(!::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE));
+  }
+
+  const fs::path top_;
+  const fs::path outside_;
+  std::mt19937 random_;
+};
+
+class watched_tree : public watcher_test {
+ protected:
+  /// Rebuilds a tree from what is told while another process changes it, again and again.
+  void rebuild(std::size_t capacity, std::chrono::milliseconds coalesce) {
+    const unsigned rounds = support::under_asan || support::under_tsan ? 8 : 30;
+    for (unsigned round = 1; round <= rounds && !HasFailure(); ++round) {
+      SCOPED_TRACE(round);
+      const support::temp_dir dir;
+      const fs::path top = dir / "top";
+      const fs::path outside = dir / "outside";
+      fs::create_directories(top);
+      fs::create_directories(outside);
+      random_changes(top, outside, 2 * round).make(60);
+
+      watcher_.emplace(io_, capacity);
+      watch_options options = recursive();
+      options.coalesce = coalesce;
+      watcher_->add(top, options);
+      tree_.files = rebuilt_tree::look_at(top);
+      watch_mark();
+      is_over_ = false;
+      const pid_t changer = support::start_child([&] {
+        random_changes(top, outside, 2 * round + 1).make(300);
+        std::ofstream(mark_, std::ios::app) << ".";
+      });
+      EXPECT_TRUE(wait_until([&] {
+        apply();
+        return is_over_;
+      }));
+      EXPECT_TRUE(support::wait_for_child(changer).ok());
+      expect_rebuilt(top);
+      // Every folder in it is watched, and every file.
+      for (const auto& [path, size] : rebuilt_tree::look_at(top))
+        std::ofstream(fs::is_directory(path) ? path / "last" : path, std::ios::app) << "last";
+      expect_rebuilt(top);
+      stop_listening();
+      seen_.clear();
+    }
+  }
+
+ private:
+  void apply() {
+    for (const change_event& event : std::exchange(seen_, {})) {
+      if (event.path == mark_)
+        is_over_ = true;
+      else
+        tree_.apply(event);
+    }
+  }
+  void expect_rebuilt(const fs::path& top) {
+    const auto now = rebuilt_tree::look_at(top);
+    EXPECT_TRUE(wait_until([&] {
+      apply();
+      return tree_.files == now;
+    })) << differences(now);
+  }
+
+  std::string differences(const std::map<fs::path, std::uint64_t>& now) const {
+    std::ostringstream all;
+    const auto add = [&](const char* where, const auto& some, const auto& other) {
+      for (const auto& [path, size] : some)
+        if (const auto it = other.find(path); it == other.end() || it->second != size)
+          all << where << path << ": " << size << "\n";
+    };
+    add("there ", now, tree_.files);
+    add("told  ", tree_.files, now);
+    return all.str();
+  }
+
+  rebuilt_tree tree_;
+  bool is_over_ = false;
+};
+
+TEST_F(watched_tree, is_rebuilt_from_events_whatever_is_done_to_it) {
+  rebuild(4096, 0ms);
+}
+
+TEST_F(watched_tree, is_rebuilt_from_events_that_are_gathered) {
+  rebuild(4096, 5ms);
+}
+
+TEST_F(watched_tree, is_rebuilt_after_many_gaps) {
+  rebuild(4, 0ms);
 }
 
 // --- stores through mappings
@@ -982,6 +1237,60 @@ TEST_F(watcher_gap, is_none_when_what_is_gathered_went_before_it_was_listed) {
   EXPECT_TRUE(catches_up()) << differences();
   EXPECT_EQ(overflows(), 0);
   EXPECT_FALSE(has_seen(change_kind::created, dir_ / "top/kept")) << "it was there";
+  stop_listening();
+}
+
+// Whoever reads late looks at names that others have by now.
+
+class watcher_behind : public watcher_gap {
+ protected:
+  /// Watches a tree, with room for all that is to come.
+  void watch_tree() {
+    watcher_.emplace(io_, 100'000);
+    watcher_->add(dir_.path(), recursive());
+    write_file(dir_ / "listed", "");
+    ASSERT_NO_FATAL_FAILURE(wait_until_watched(dir_ / "listed"));
+    stop_listening();
+    tree_.files = rebuilt_tree::look_at(dir_.path());
+  }
+  void expect_right_state() {
+    now_ = rebuilt_tree::look_at(dir_.path());
+    EXPECT_TRUE(catches_up()) << differences();
+    EXPECT_EQ(overflows(), 0);
+    stop_listening();
+  }
+};
+
+TEST_F(watcher_behind, tells_two_names_that_were_exchanged) {
+  shell("echo text > a; echo longer text > b; mkdir d; echo text > d/f");
+  ASSERT_NO_FATAL_FAILURE(watch_tree());
+  const auto exchange = [&](const char* a, const char* b) {
+    constexpr unsigned rename_exchange = 2;
+    return ::syscall(SYS_renameat2, AT_FDCWD, (dir_ / a).c_str(), AT_FDCWD, (dir_ / b).c_str(),
+                     rename_exchange);
+  };
+  if (exchange("a", "b") != 0) GTEST_SKIP() << "no names can be exchanged";
+  ASSERT_EQ(exchange("a", "d"), 0);
+  ASSERT_NO_FATAL_FAILURE(expect_right_state());
+  shell("echo more > a/g");
+  EXPECT_TRUE(wait_until([&] { return has_seen(change_kind::created, dir_ / "a/g"); }));
+  stop_listening();
+}
+
+TEST_F(watcher_behind, tells_sizes_of_files_that_had_one_name_after_another) {
+  ASSERT_NO_FATAL_FAILURE(watch_tree());
+  shell("echo some text > t; mv t a; echo text > t; mv t b; echo x > t");
+  ASSERT_NO_FATAL_FAILURE(expect_right_state());
+}
+
+TEST_F(watcher_behind, watches_folders_that_had_one_name_after_another) {
+  ASSERT_NO_FATAL_FAILURE(watch_tree());
+  // More than is read at once, so that the first folder is listed before its new name is known.
+  shell("mkdir t; echo text > t/f; seq -f '%g' 3000 | xargs touch; mv t a; mkdir t; echo x > t/g");
+  ASSERT_NO_FATAL_FAILURE(expect_right_state());
+  shell("echo more > a/h; echo more > t/h");
+  EXPECT_TRUE(wait_until([&] { return has_seen(change_kind::created, dir_ / "a/h"); }));
+  EXPECT_TRUE(wait_until([&] { return has_seen(change_kind::created, dir_ / "t/h"); }));
   stop_listening();
 }
 

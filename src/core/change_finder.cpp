@@ -55,6 +55,19 @@ bool has_only_hints(const watched_root& root) noexcept {
   return root.stream.is_recovering || root.options.coalesce.count() > 0;
 }
 
+/// Tells whether no link is on the way.
+bool has_one_name(const watched_root& root) noexcept {
+  return std::count_if(root.steps.begin(), root.steps.end(),
+                       [](const auto& step) { return !step.name.empty(); }) == 1;
+}
+
+bool is_in(const watched_folder& inner, const watched_folder& outer) noexcept {
+  const watched_folder* at = &inner;
+  while (at != nullptr && at != &outer)
+    at = at->parent;
+  return at != nullptr;
+}
+
 template <class T>
 void erase_one(std::vector<T*>& from, const T* what) {
   from.erase(std::remove(from.begin(), from.end(), what), from.end());
@@ -84,20 +97,28 @@ watched_root::watched_root(watch_stream& s, const std::filesystem::path& path,
 namespace {
 
 /// Finds every name that decides what `path` is: the last one, and those of the links on the way.
-/// Where one is missing, it is the last.
+/// Where one is missing, or no folder, it is the last. The folders above them are steps without a
+/// name.
 std::vector<watched_root::step> steps_to(const std::filesystem::path& path) {
   std::vector<watched_root::step> steps;
   std::filesystem::path at = path.root_path();
   std::deque<std::filesystem::path> ahead;
   const auto go_through = [&](const std::filesystem::path& part) {
     const auto relative = part.relative_path();
-    ahead.insert(ahead.begin(), relative.begin(), relative.end());
+    std::vector<std::filesystem::path> names;
+    std::copy_if(relative.begin(), relative.end(), std::back_inserter(names),
+                 [](const auto& name) { return !name.empty() && name != "."; });
+    ahead.insert(ahead.begin(), names.begin(), names.end());
+  };
+  const auto add = [&](const std::filesystem::path& name) {
+    // Who is told of its names is told of the folder too.
+    if (!steps.empty() && steps.back().name.empty() && steps.back().folder == at) steps.pop_back();
+    steps.push_back({at, name.string()});
   };
   go_through(path);
   for (int links = 0; !ahead.empty();) {
     const std::filesystem::path name = std::move(ahead.front());
     ahead.pop_front();
-    if (name.empty() || name == ".") continue;
     if (name == "..") {
       at = at.parent_path();
       continue;
@@ -107,18 +128,19 @@ std::vector<watched_root::step> steps_to(const std::filesystem::path& path) {
     const auto status = std::filesystem::symlink_status(next, error);
     const bool is_last = ahead.empty();
     if (std::filesystem::is_symlink(status)) {
-      steps.push_back({at, name.string()});
+      add(name);
       const auto target = std::filesystem::read_symlink(next, error);
       if (error || ++links > most_links) break;
       if (target.is_absolute()) at = target.root_path();
       go_through(target);
       continue;
     }
-    if (is_last || !std::filesystem::exists(status)) {
-      steps.push_back({at, name.string()});
+    if (is_last || !std::filesystem::is_directory(status)) {
+      add(name);
       break;
     }
     at = next;
+    steps.push_back({at, {}});
   }
   return steps;
 }
@@ -149,8 +171,13 @@ change_finder::placed_watches change_finder::place(const std::filesystem::path& 
     for (const auto& step : placed.steps)
       placed.unused.push_back(step.id);
     placed.steps = std::move(steps);
-    for (auto& step : placed.steps)
-      add(step.folder, interest::names, step.id);
+    for (auto& step : placed.steps) {
+      if (!step.name.empty())
+        add(step.folder, interest::names, step.id);
+      else if (source_.add(step.folder, interest::itself, step.id))
+        // It may be passed through, but not read: then nobody tells when it is renamed.
+        step.id = no_watch;
+    }
   }
   // A folder that may not be read can hold a file that may.
   if (placed.error == std::errc::permission_denied) {
@@ -173,12 +200,13 @@ change_finder::placed_watches change_finder::place(const std::filesystem::path& 
 }
 
 void change_finder::add(std::shared_ptr<watch_stream> stream, std::unique_ptr<watched_root> root,
-                        placed_watches placed, std::uint64_t removals_before) {
-  remove(*stream, root->given);
+                        placed_watches placed, std::uint64_t misses_before) {
   if (std::find(streams_.begin(), streams_.end(), stream) == streams_.end())
     streams_.push_back(stream);
   watched_root& added = *root;
-  stream->roots.emplace(added.given, std::move(root));
+  // It may rest on the same watches, and goes last.
+  const std::unique_ptr<watched_root> old =
+      std::exchange(stream->roots[added.given], std::move(root));
   if (placed.limit) fall_back(added, added.given, placed.limit);
   if (added.poll.count() > 0) {
     added.next_poll = watch_clock::now() + added.poll;
@@ -187,16 +215,41 @@ void change_finder::add(std::shared_ptr<watch_stream> stream, std::unique_ptr<wa
   added.seen = placed.look;
   settle(added, std::move(placed));
   if (added.tree) list(*added.tree);
-  // Somebody else's end may have been the end of what this one counts on. Not at once, where a
-  // burst is to be one event.
-  if (removals() != removals_before) hint(added, 0);
+  if (misses() != misses_before) {
+    // Not at once, where a burst is to be one event.
+    hint(added, 0);
+    if (added.tree) added.tree->is_in_doubt = true;
+  }
+  if (old) drop(*old);
+}
+
+void change_finder::subscribe(watched_root& root, const watched_root::step& step) {
+  if (step.id == no_watch) return;
+  if (step.name.empty())
+    ids_[step.id].passing.insert(&root);
+  else
+    ids_[step.id].names.emplace(step.name, &root);
+}
+
+void change_finder::unsubscribe(watched_root& root, const watched_root::step& step) {
+  const auto it = ids_.find(step.id);
+  if (it == ids_.end()) return;
+  if (step.name.empty()) {
+    const auto mine = it->second.passing.find(&root);
+    if (mine != it->second.passing.end()) it->second.passing.erase(mine);
+  } else {
+    const auto [begin, end] = it->second.names.equal_range(step.name);
+    const auto mine = std::find_if(begin, end, [&](const auto& n) { return n.second == &root; });
+    if (mine != end) it->second.names.erase(mine);
+  }
+  end_if_unused(step.id);
 }
 
 /// Takes over watches that were placed, in the place of those from before.
 void change_finder::settle(watched_root& root, placed_watches&& placed) {
   std::vector<watched_root::step> old_steps = std::exchange(root.steps, placed.steps);
   for (const auto& step : root.steps)
-    if (step.id != no_watch) ids_[step.id].names.emplace(step.name, &root);
+    subscribe(root, step);
   const watch_id old_own = root.own;
   if (placed.own != old_own) {
     if (placed.own != no_watch) ids_[placed.own].files.push_back(&root);
@@ -207,14 +260,8 @@ void change_finder::settle(watched_root& root, placed_watches&& placed) {
     if (!root.tree) root.tree = std::make_unique<watched_folder>(root, nullptr, std::string());
     if (placed.folder != no_watch) subscribe(*root.tree, placed.folder);
   }
-  for (const auto& step : old_steps) {
-    const auto it = ids_.find(step.id);
-    if (it == ids_.end()) continue;
-    const auto [begin, end] = it->second.names.equal_range(step.name);
-    const auto mine = std::find_if(begin, end, [&](const auto& n) { return n.second == &root; });
-    if (mine != end) it->second.names.erase(mine);
-    end_if_unused(step.id);
-  }
+  for (const auto& step : old_steps)
+    unsubscribe(root, step);
   release(placed);
 }
 
@@ -261,10 +308,13 @@ void change_finder::remove(const watch_stream& stream) {
 
 void change_finder::clear() noexcept {
   moves_.clear();
+  ending_ = {};
+  concerned_.clear();
   urgent_.clear();
   active_.clear();
   polled_.clear();
   just_listed_.clear();
+  doubted_.clear();
   ids_.clear();
   for (const auto& stream : streams_)
     stream->roots.clear();
@@ -295,12 +345,8 @@ void change_finder::unsubscribe_own(watched_root& root) {
 }
 
 void change_finder::unsubscribe_steps(watched_root& root) {
-  for (const auto& step : std::exchange(root.steps, {})) {
-    const auto it = ids_.find(step.id);
-    if (it == ids_.end()) continue;
-    std::erase_if(it->second.names, [&](const auto& n) { return n.second == &root; });
-    end_if_unused(step.id);
-  }
+  for (const auto& step : std::exchange(root.steps, {}))
+    unsubscribe(root, step);
 }
 
 void change_finder::end_if_unused(watch_id id) {
@@ -312,7 +358,7 @@ void change_finder::end_if_unused(watch_id id) {
   }
   source_.remove(id);
   // Who placed a watch meanwhile must not count on it: this thread takes that in, and later.
-  removals_.fetch_add(1);
+  misses_.fetch_add(1);
 }
 
 // --- telling
@@ -448,6 +494,29 @@ void change_finder::hint(watched_folder& folder, const std::string& name, std::u
   active_.insert(&root);
 }
 
+/// Something does not fit: looks at a name when all that happened to it was told.
+void change_finder::doubt(watched_folder& folder, const std::string& name, std::uint32_t what) {
+  if (folder.doubts.size() >= most_hints) {
+    folder.doubts.clear();
+    return list(folder);
+  }
+  folder.doubts[name] |= what;
+  doubted_.insert(&folder);
+}
+
+void change_finder::look_into_doubts() {
+  for (watched_folder* folder : std::exchange(doubted_, {}))
+    for (const auto& [name, what] : std::exchange(folder->doubts, {}))
+      hint(*folder, name, what);
+}
+
+/// Looks at a folder that was moved, and at those in it, where their old paths may have misled.
+void change_finder::look_again(watched_folder& folder) {
+  if (folder.looked_in == period_ || folder.is_misplaced) list(folder);
+  for (auto& [name, entry] : folder.entries)
+    if (entry.below) look_again(*entry.below);
+}
+
 void change_finder::list(watched_folder& folder) {
   folder.reader.close();
   folder.root.to_list.insert(&folder);
@@ -470,6 +539,7 @@ void change_finder::read() {
   ++batch_;
   is_drained_ = !source_.read(notices_);
   if (!is_drained_) return;
+  ++period_;
   for (watched_folder* folder : std::exchange(just_listed_, {}))
     folder->is_seen = true;
 }
@@ -479,6 +549,8 @@ change_finder::outcome change_finder::work(bool may_wait) {
     if (!look_at_urgent(may_wait) || !handle(notices_[position_], may_wait))
       return outcome::has_to_wait;
   if (!look_at_urgent(may_wait)) return outcome::has_to_wait;
+  if (!doubted_.empty() && !may_wait) return outcome::has_to_wait;
+  if (is_drained_) look_into_doubts();
   const auto now = watch_clock::now();
   while (is_drained_ && !moves_.empty() && moves_.front().until <= now) {
     pending_move move = std::move(moves_.front());
@@ -556,6 +628,8 @@ bool change_finder::look_for(const notice& n, const subscribers& who, bool may_w
     }
     return true;
   }
+  for (watched_folder* folder : who.folders)
+    folder->looked_in = period_;
   for (watched_folder* folder : who.folders) {
     if (has_only_hints(folder->root)) continue;
     const auto known = folder->entries.find(n.name);
@@ -574,7 +648,11 @@ bool change_finder::handle(const notice& n, bool may_wait) {
     return true;
   }
   const auto it = ids_.find(n.id);
-  if (it == ids_.end()) return true;
+  if (it == ids_.end()) {
+    // Perhaps of a watch that is being placed.
+    misses_.fetch_add(1);
+    return true;
+  }
   if ((n.what & notice::ended) != 0) {
     ended(n.id);
     return true;
@@ -604,21 +682,21 @@ bool change_finder::handle(const notice& n, bool may_wait) {
     const auto from = std::find_if(moves_.begin(), moves_.end(), [&](const pending_move& m) {
       return m.from.cookie == n.cookie;
     });
-    pending_move move;
+    ending_ = {};
     if (from != moves_.end()) {
-      move = std::move(*from);
+      ending_ = std::move(*from);
       moves_.erase(from);
     }
-    end_move(move, n, look);
-    expire(std::move(move));
+    end_move(n, look);
+    expire(std::move(ending_));
     return true;
   }
   // Copies: to tell may change who is concerned.
   concerned_ = ids_.at(n.id).folders;
   for (watched_root* root : roots_by_name(n))
     changed_on_the_way(*root, n);
-  for (watched_folder* folder : concerned_)
-    changed_in(*folder, n, look);
+  for (watched_folder*& folder : concerned_)
+    if (folder != nullptr) changed_in(*folder, n, look);
   return true;
 }
 
@@ -635,24 +713,32 @@ void change_finder::ended(watch_id id) {
   ids_.erase(it);
   for (watched_folder* folder : who.folders) {
     folder->id = no_watch;
-    if (folder->parent == nullptr) hint(folder->root, 0);
+    // Unmounted, unless its parent tells, or has told, of something else.
+    if (folder->parent != nullptr)
+      doubt(*folder->parent, folder->name, 0);
+    else
+      hint(folder->root, 0);
   }
   for (watched_root* root : who.files) {
     root->own = no_watch;
     hint(*root, 0);
   }
-  for (const auto& [name, root] : who.names) {
-    for (auto& step : root->steps)
+  const auto lose_steps = [&](watched_root& root) {
+    for (auto& step : root.steps)
       if (step.id == id) step.id = no_watch;
-    hint(*root, 0);
-  }
+    hint(root, 0);
+  };
+  for (const auto& [name, root] : who.names)
+    lose_steps(*root);
+  for (watched_root* root : who.passing)
+    lose_steps(*root);
 }
 
 void change_finder::changed_itself(const notice& n, const file_look& look) {
   const auto it = ids_.find(n.id);
   const auto folders = it->second.folders;
   const auto files = it->second.files;
-  std::vector<watched_root*> on_the_way;
+  std::vector<watched_root*> on_the_way(it->second.passing.begin(), it->second.passing.end());
   for (const auto& [name, root] : it->second.names)
     on_the_way.push_back(root);
   const bool is_gone = (n.what & notice::self_is_gone) != 0;
@@ -689,7 +775,7 @@ void change_finder::changed_itself(const notice& n, const file_look& look) {
 
 void change_finder::changed_on_the_way(watched_root& root, const notice& n) {
   if ((n.what & (notice::created | notice::deleted)) == 0) return;
-  if (takes_hints(root) || (n.what & notice::created) != 0 || root.steps.size() != 1)
+  if (takes_hints(root) || (n.what & notice::created) != 0 || !has_one_name(root))
     return hint(root, 0);
   left(root);
 }
@@ -713,11 +799,15 @@ void change_finder::came(watched_folder& folder, const std::string& name, const 
   const file_look before = entry.seen;
   const bool was_told = std::exchange(entry.is_told, true);
   const bool is_another = before.exists && look.exists && !before.is_same_file(look);
+  const bool had_content = entry.below != nullptr;
   if (is_another) drop(entry);
+  if (!look.exists) doubt(folder, name, 0);
   if (look.exists) entry.seen = look;
   entry.listing = folder.listing;
   if (is_unknown || (!was_told && !is_another))
     tell(folder, change_kind::created, name, look);
+  else if (is_another && had_content)
+    tell_another(folder, name, look);
   else if (is_another)
     tell(folder, change_kind::replaced, name, look);
   else
@@ -729,6 +819,13 @@ void change_finder::came(watched_folder& folder, const std::string& name, const 
     entry.below->is_new = true;
     list(*entry.below);
   }
+}
+
+/// Tells of something else in the place of a folder whose content was told.
+void change_finder::tell_another(watched_folder& folder, const std::string& name,
+                                 const file_look& look) {
+  tell(folder, change_kind::removed, name, {});
+  tell(folder, change_kind::created, name, look);
 }
 
 /// Tells of bytes that are known from here on, and of which no notice may follow.
@@ -762,6 +859,7 @@ void change_finder::written(watched_folder& folder, const notice& n, const file_
     const bool is_first = folder.is_new || !folder.is_unlisted;
     if (!look.exists) {
       folder.entries.erase(it);
+      doubt(folder, n.name, 0);
       if (is_first) return;
     } else {
       entry.is_told = true;
@@ -780,6 +878,7 @@ void change_finder::written(watched_folder& folder, const notice& n, const file_
     return tell(folder, kind, n.name, look);
   }
   // Something else has the name by now, of which there is other notice.
+  doubt(folder, n.name, 0);
   tell(folder, kind, n.name, {});
 }
 
@@ -792,7 +891,7 @@ void change_finder::begin_move(const notice& n) {
   move.until = watch_clock::now() + longest_move;
   const auto folders = ids_.at(n.id).folders;
   for (watched_root* root : roots_by_name(n)) {
-    if (takes_hints(*root) || root->steps.size() != 1)
+    if (takes_hints(*root) || !has_one_name(*root))
       hint(*root, 0);
     else
       move.roots.push_back(root);
@@ -818,22 +917,24 @@ void change_finder::begin_move(const notice& n) {
   expire(std::move(oldest));
 }
 
-/// Tells of a name that was moved to; what of `from` went there is taken out of it.
-void change_finder::end_move(pending_move& from, const notice& n, const file_look& look) {
-  const auto folders = ids_.at(n.id).folders;
+/// Tells of a name that was moved to; what of `ending_` went there is taken out of it.
+void change_finder::end_move(const notice& n, const file_look& look) {
+  concerned_ = ids_.at(n.id).folders;
+  const std::string& old_name = ending_.from.name;
 
-  for (watched_root* root : std::vector<watched_root*>(from.roots)) {
-    const auto parent = std::find_if(folders.begin(), folders.end(), [&](watched_folder* folder) {
-      return &folder->root.stream == &root->stream;
-    });
+  for (watched_root* root : std::vector<watched_root*>(ending_.roots)) {
+    const auto parent =
+        std::find_if(concerned_.begin(), concerned_.end(), [&](watched_folder* folder) {
+          return folder != nullptr && &folder->root.stream == &root->stream;
+        });
     std::filesystem::path now;
-    if (from.from.id == n.id)
+    if (ending_.from.id == n.id)
       now = root->given.parent_path() / n.name;
-    else if (parent != folders.end())
+    else if (parent != concerned_.end())
       now = (*parent)->told_path() / n.name;
     else
       continue;
-    erase_one(from.roots, root);
+    erase_one(ending_.roots, root);
     if (!root->seen.exists) continue;
     forget(*root);
     tell(*root, change_kind::renamed, now, {}, root->given);
@@ -841,16 +942,17 @@ void change_finder::end_move(pending_move& from, const notice& n, const file_loo
   for (watched_root* root : roots_by_name(n))
     hint(*root, 0);
 
-  for (watched_folder* folder : folders) {
+  for (watched_folder*& folder : concerned_) {
+    if (folder == nullptr) continue;
     const auto same_root = [&](const auto& e) { return &e.first->root == &folder->root; };
     const auto same_stream = [&](const auto& e) {
       return &e.first->root.stream == &folder->root.stream;
     };
-    auto source = std::find_if(from.entries.begin(), from.entries.end(), same_root);
-    if (source == from.entries.end())
-      source = std::find_if(from.entries.begin(), from.entries.end(), same_stream);
+    auto source = std::find_if(ending_.entries.begin(), ending_.entries.end(), same_root);
+    if (source == ending_.entries.end())
+      source = std::find_if(ending_.entries.begin(), ending_.entries.end(), same_stream);
     const bool is_hint = takes_hints(folder->root);
-    if (source == from.entries.end() || folder->root.stream.is_recovering) {
+    if (source == ending_.entries.end() || folder->root.stream.is_recovering) {
       if (is_hint)
         hint(*folder, n.name, n.what);
       else
@@ -859,49 +961,84 @@ void change_finder::end_move(pending_move& from, const notice& n, const file_loo
     }
     watched_folder& old_folder = *source->first;
     watched_entry moved = std::move(source->second);
+    ending_.entries.erase(source);
     if (!moved.seen.exists && !moved.is_told && !old_folder.has_unseen_names()) {
       // Nobody was told of the old name.
-      from.entries.erase(source);
       came(*folder, n.name, look);
       continue;
     }
-    from.entries.erase(source);
-    old_folder.hints.erase(from.from.name);
+    old_folder.hints.erase(old_name);
+    if (moved.below && is_in(*folder, *moved.below)) {
+      // It is not what was moved: looks have shown other folders than notices tell of by now.
+      tell(old_folder, change_kind::removed, old_name, {});
+      doubt(old_folder, old_name, notice::moved_to);
+      drop(moved);
+      continue;
+    }
+    // Something else may have the name by now, of which there is other notice; or the two were
+    // exchanged, and there is none.
+    const bool is_same = !moved.seen.exists || look.is_same_file(moved.seen);
+    if (!is_same) {
+      doubt(old_folder, old_name, notice::moved_to);
+      doubt(*folder, n.name, 0);
+    }
+    const bool stays_in_root = &old_folder.root == &folder->root;
+    const std::filesystem::path old_path = old_folder.told_path() / old_name;
+    // What is let go of from here on may be a folder that this is about.
     const auto [it, is_free] = folder->entries.try_emplace(n.name);
     watched_entry& entry = it->second;
+    const bool had_content = entry.below != nullptr && !entry.below->entries.empty();
     if (!is_free) drop(entry);
-    // Something else may have the name by now, of which there is other notice.
-    const bool is_same = !moved.seen.exists || look.is_same_file(moved.seen);
+    if (folder == nullptr) continue;
+    if (had_content) tell(*folder, change_kind::removed, n.name, {});
     entry.seen = is_same && look.exists ? look : moved.seen;
     entry.is_told = true;
     entry.listing = folder->listing;
-    tell(*folder, change_kind::renamed, n.name, entry.seen,
-         old_folder.told_path() / from.from.name);
-    if (!is_free)
+    tell(*folder, change_kind::renamed, n.name, entry.seen, old_path);
+    if (!is_free && !had_content)
       tell(*folder, change_kind::replaced, n.name, entry.seen);
     else if (moved.seen.exists)
       tell_new_bytes(*folder, n.name, moved.seen, entry.seen);
     if (is_hint) hint(*folder, n.name, 0);
-    if (moved.below && &old_folder.root == &folder->root) {
+    if (moved.below && stays_in_root) {
       entry.below = std::move(moved.below);
       entry.below->parent = folder;
       entry.below->name = n.name;
+      look_again(*entry.below);
       continue;
     }
     drop(moved);
-    if (entry.seen.is_folder && folder->root.options.recursive) adopt(*folder, entry, n.name, true);
+    if (folder != nullptr && entry.seen.is_folder && folder->root.options.recursive)
+      adopt(*folder, entry, n.name, true);
   }
 }
 
 /// Ends what has no second half: it left.
 void change_finder::expire(pending_move move) {
-  for (watched_root* root : move.roots)
+  ending_ = std::move(move);
+  for (watched_root* root : ending_.roots)
     left(*root);
-  while (!move.entries.empty()) {
-    auto [folder, entry] = std::move(move.entries.back());
-    move.entries.pop_back();
+  while (!ending_.entries.empty()) {
+    auto [folder, entry] = std::move(ending_.entries.back());
+    ending_.entries.pop_back();
     if (entry.seen.exists || !folder->is_new)
-      tell(*folder, change_kind::removed, move.from.name, {});
+      tell(*folder, change_kind::removed, ending_.from.name, {});
+    // Unless it was exchanged with something elsewhere, which nobody tells.
+    doubt(*folder, ending_.from.name, notice::moved_to);
+    drop(entry);
+  }
+}
+
+/// Ends what was moved away under a name that something else has by now.
+void change_finder::expire(watched_folder& folder, const std::string& name) {
+  for (pending_move& move : moves_) {
+    if (move.from.name != name) continue;
+    const auto it = std::find_if(move.entries.begin(), move.entries.end(),
+                                 [&](const auto& e) { return e.first == &folder; });
+    if (it == move.entries.end()) continue;
+    watched_entry entry = std::move(it->second);
+    move.entries.erase(it);
+    if (entry.seen.exists || !folder.is_new) tell(folder, change_kind::removed, name, {});
     drop(entry);
   }
 }
@@ -940,6 +1077,7 @@ bool change_finder::work_on(watched_root& root, int& budget) {
         if (!root.stream.has_room()) return true;
         if (--budget < 0) return false;
         auto hint = folder.hints.extract(folder.hints.begin());
+        folder.looked_in = period_;
         file_look look;
         if (watching::look_at(folder.place() / hint.key(), false, look)) look.exists = true;
         compare(folder, hint.key(), look, hint.mapped());
@@ -964,39 +1102,12 @@ void change_finder::list_some(watched_folder& folder, int& budget) {
     root.to_list.erase(&folder);
   };
   if (!folder.reader.is_open()) {
-    // The watch comes first: what happens during the listing is noticed.
-    const std::filesystem::path place = folder.place();
-    watch_id id = no_watch;
     --budget;
-    std::error_code error = source_.add(place, interest::folder, id);
-    if (!error) {
-      subscribe(folder, id);
-      folder.is_polled = false;
-    } else if (!is_missing(error)) {
-      folder.is_polled = true;
-      fall_back(root, folder.told_path(), error);
-    }
-    // The user's own path may be a link.
-    if (!is_missing(error))
-      error = folder.reader.open(folder.parent == nullptr ? place / "." : place);
-    if (error && !folder.reader.is_open()) {
-      is_over();
-      if (!is_missing(error)) {
-        fall_back(root, folder.told_path(), error);
-        return;
-      }
-      if (folder.parent != nullptr)
-        hint_at_once(*folder.parent, folder.name);
-      else
-        hint_at_once(root);
-      return;
-    }
-    ++folder.listing;
+    if (!begin_listing(folder)) return is_over();
     file_look itself;
     if (folder.is_in_doubt && folder.has_unseen_names() &&
         // Its own times tell whether names came or went, but not which.
-        (watching::look_at(place, folder.parent == nullptr, itself) ||
-         itself.changed > root.begin) &&
+        (folder.reader.look_at_itself(itself) || itself.changed > root.begin) &&
         !begin_anew(folder))
       return folder.reader.close();
   }
@@ -1022,6 +1133,56 @@ void change_finder::list_some(watched_folder& folder, int& budget) {
       if (entry.listing != folder.listing) hint_at_once(folder, known);
     return;
   }
+}
+
+/// False: not now; either there is nothing to be listed, or it is looked for again.
+bool change_finder::begin_listing(watched_folder& folder) {
+  watched_root& root = folder.root;
+  const bool is_top = folder.parent == nullptr;
+  const std::filesystem::path place = folder.place();
+  // The user's own path may be a link.
+  file_look itself;
+  std::error_code error = folder.reader.open(is_top ? place / "." : place);
+  if (!error) error = folder.reader.look_at_itself(itself);
+  bool is_at_its_place = !error && is_known_by_its_name(folder, itself);
+  if (is_at_its_place) {
+    // The watch comes first: what happens during the listing is noticed.
+    watch_id id = no_watch;
+    const std::error_code unwatched = source_.add(place, interest::folder, id);
+    file_look now;
+    is_at_its_place = !watching::look_at(place, is_top, now) && now.is_same_file(itself);
+    if (!is_at_its_place) {
+      end_if_unused(id);
+    } else if (!unwatched) {
+      subscribe(folder, id);
+      folder.is_polled = false;
+    } else {
+      folder.is_polled = true;
+      fall_back(root, folder.told_path(), unwatched);
+    }
+  } else if (error && !is_missing(error)) {
+    folder.is_polled = true;
+    fall_back(root, folder.told_path(), error);
+    return false;
+  }
+  folder.is_misplaced = !is_at_its_place;
+  if (is_at_its_place) {
+    ++folder.listing;
+    return true;
+  }
+  if (is_top)
+    hint_at_once(root);
+  else
+    doubt(*folder.parent, folder.name, 0);
+  return false;
+}
+
+bool change_finder::is_known_by_its_name(const watched_folder& folder,
+                                         const file_look& itself) const {
+  if (folder.parent == nullptr) return itself.is_same_file(folder.root.seen);
+  const auto known = folder.parent->entries.find(folder.name);
+  return known != folder.parent->entries.end() && known->second.below.get() == &folder &&
+         itself.is_same_file(known->second.seen);
 }
 
 /// Compares what a listing found with what was known.
@@ -1086,6 +1247,7 @@ void change_finder::compare(watched_folder& folder, const std::string& name, con
     if (is_known) left(folder, name);
     return;
   }
+  if (!is_known) expire(folder, name);
   if (!is_known && folder.has_unseen_names() && (at_least & (came_there | notice::deleted)) == 0)
     return written(folder, {no_watch, at_least, 0, name}, look);
   if (!is_known || !look.is_same_file(known->second.seen) ||
@@ -1099,8 +1261,10 @@ void change_finder::compare(watched_folder& folder, const std::string& name, con
     entry.is_told = true;
     tell(folder, *kind, name, look);
   }
-  if (look.is_folder && folder.root.options.recursive && !entry.below)
-    adopt(folder, entry, name, false);
+  if (!look.is_folder || !folder.root.options.recursive) return;
+  if (!entry.below) return adopt(folder, entry, name, false);
+  const watched_folder& below = *entry.below;
+  if (below.is_misplaced || (below.id == no_watch && !below.is_polled)) list(*entry.below);
 }
 
 void change_finder::look_at_root(watched_root& root) {
@@ -1120,10 +1284,8 @@ void change_finder::compare_root(watched_root& root, const file_look& look,
   const file_look before = std::exchange(root.seen, look);
   if (!look.is_folder) drop_tree(root);
   const bool is_same = look.is_same_file(before);
-  if (look.is_folder && !is_same) {
-    root.tree->is_new = !before.exists || !before.is_folder;
-    list(*root.tree);
-  }
+  if (look.is_folder && !is_same) root.tree->is_new = !before.exists || !before.is_folder;
+  if (look.is_folder && (!is_same || root.tree->is_misplaced)) list(*root.tree);
   std::optional<change_kind> kind;
   if (!before.exists)
     kind = change_kind::created;
@@ -1176,11 +1338,13 @@ void change_finder::drop_content(watched_folder& folder) {
   for (auto& [name, entry] : folder.entries)
     drop(entry);
   folder.entries.clear();
-  for (pending_move& move : moves_) {
+  const auto drop_those_of = [&](pending_move& move) {
     for (auto& [from, entry] : move.entries)
       if (from == &folder) drop(entry);
     std::erase_if(move.entries, [&](const auto& e) { return e.first == &folder; });
-  }
+  };
+  std::for_each(moves_.begin(), moves_.end(), drop_those_of);
+  drop_those_of(ending_);
 }
 
 void change_finder::drop(watched_folder& folder) {
@@ -1189,6 +1353,9 @@ void change_finder::drop(watched_folder& folder) {
   folder.root.to_list.erase(&folder);
   folder.root.hinted.erase(&folder);
   just_listed_.erase(&folder);
+  doubted_.erase(&folder);
+  std::replace(concerned_.begin(), concerned_.end(), &folder,
+               static_cast<watched_folder*>(nullptr));
 }
 
 void change_finder::drop_tree(watched_root& root) {
@@ -1207,6 +1374,7 @@ void change_finder::forget(watched_root& root) {
 void change_finder::drop(watched_root& root) {
   for (pending_move& move : moves_)
     erase_one(move.roots, &root);
+  erase_one(ending_.roots, &root);
   drop_tree(root);
   unsubscribe_own(root);
   unsubscribe_steps(root);

@@ -57,19 +57,22 @@ struct watched_folder {
   bool is_seen = false;      // it was listed, and no notice from before that is still to be read
   bool is_in_doubt = false;  // there may be no notice of what happened in it
   bool is_polled = false;
-  std::uint32_t listing = 0;       // counts them
+  bool is_misplaced = false;    // another one had its place when it was to be listed
+  std::uint32_t looked_in = 0;  // the period in which a name in it was looked at by its path last
+  std::uint32_t listing = 0;    // counts them
   watching::folder_reader reader;  // of the one under way
   std::unordered_map<std::string, watched_entry> entries;
-  std::map<std::string, std::uint32_t> hints;  // names to look at, and what is to be told at least
+  std::map<std::string, std::uint32_t> hints;   // names to look at, and what is to be told at least
+  std::map<std::string, std::uint32_t> doubts;  // the same, once all notices were read
 };
 
 /// A path that a user gave.
 class watched_root {
  public:
-  /// Where something with an effect on the path may come and go.
+  /// Where something with an effect on the path may come and go, or a folder that may.
   struct step {
     std::filesystem::path folder;
-    std::string name;
+    std::string name;  // in it; or empty
     watching::watch_id id = watching::no_watch;
   };
 
@@ -107,6 +110,11 @@ class watched_root {
 /// state follows. While a stream recovers from a gap, or gathers (watch_options::coalesce), a
 /// notice is only a hint where to look; what is told then is the difference from the known state. A
 /// gap makes a hint of everything, and polling does so again and again.
+///
+/// Notices tell of the past, by the folder, and looks of the present, by the path: where names were
+/// changed in between, a look finds something else. Whatever does not fit is a doubt, and looked at
+/// again when no notice is left; so is a folder that was looked into by a path from before it was
+/// moved. A folder is listed, and watched, only where it is the one that is known by its name.
 class change_finder {
  public:
   /// The watches that a root rests on, once they are placed, and what was seen then.
@@ -125,12 +133,12 @@ class change_finder {
 
   /// Any thread; may wait.
   placed_watches place(const std::filesystem::path& path) const;
-  /// Counts the watches that were ended; place() before, add() after the same number: they are all
-  /// there.
-  std::uint64_t removals() const noexcept { return removals_.load(); }
+  /// Counts the watches that were ended, and the notices of ones that nobody knew; place() before,
+  /// add() after the same number: all that was placed is there, and nothing about it was missed.
+  std::uint64_t misses() const noexcept { return misses_.load(); }
 
   void add(std::shared_ptr<watch_stream> stream, std::unique_ptr<watched_root> root,
-           placed_watches placed, std::uint64_t removals_before);
+           placed_watches placed, std::uint64_t misses_before);
   void release(const placed_watches& placed);
   void remove(const watch_stream& stream, const std::filesystem::path& path);
   void remove(const watch_stream& stream);
@@ -152,9 +160,12 @@ class change_finder {
   struct subscribers {
     std::vector<watched_folder*> folders;
     std::unordered_multimap<std::string, watched_root*> names;
+    std::unordered_multiset<watched_root*> passing;  // roots that have it on the way
     std::vector<watched_root*> files;
 
-    bool empty() const noexcept { return folders.empty() && names.empty() && files.empty(); }
+    bool empty() const noexcept {
+      return folders.empty() && names.empty() && passing.empty() && files.empty();
+    }
   };
   struct pending_move {
     watching::notice from;
@@ -174,9 +185,12 @@ class change_finder {
                   const watching::file_look& look);
   void changed_on_the_way(watched_root& root, const watching::notice& n);
   void begin_move(const watching::notice& n);
-  void end_move(pending_move& from, const watching::notice& n, const watching::file_look& look);
+  void end_move(const watching::notice& n, const watching::file_look& look);
   void expire(pending_move move);
+  void expire(watched_folder& folder, const std::string& name);
   void came(watched_folder& folder, const std::string& name, const watching::file_look& look);
+  void tell_another(watched_folder& folder, const std::string& name,
+                    const watching::file_look& look);
   void tell_new_bytes(watched_folder& folder, const std::string& name,
                       const watching::file_look& before, const watching::file_look& now);
   void left(watched_folder& folder, const std::string& name);
@@ -188,6 +202,9 @@ class change_finder {
   void hint(watched_root& root, std::uint32_t what);
   void hint_at_once(watched_root& root);
   void hint_at_once(watched_folder& folder, const std::string& name);
+  void doubt(watched_folder& folder, const std::string& name, std::uint32_t what);
+  void look_into_doubts();
+  void look_again(watched_folder& folder);
   void list(watched_folder& folder);
   void list_all(watched_folder& folder);
   void lose(watch_stream& stream);
@@ -195,6 +212,8 @@ class change_finder {
 
   bool work_on(watched_root& root, int& budget);
   void list_some(watched_folder& folder, int& budget);
+  bool begin_listing(watched_folder& folder);
+  bool is_known_by_its_name(const watched_folder& folder, const watching::file_look& itself) const;
   void found(watched_folder& folder, const std::string& name, const watching::file_look& look);
   void compare(watched_folder& folder, const std::string& name, const watching::file_look& look,
                std::uint32_t at_least);
@@ -220,6 +239,8 @@ class change_finder {
   void tell(watched_folder& folder, change_kind kind, const std::string& name,
             const watching::file_look& look, std::filesystem::path previous = {});
 
+  void subscribe(watched_root& root, const watched_root::step& step);
+  void unsubscribe(watched_root& root, const watched_root::step& step);
   void subscribe(watched_folder& folder, watching::watch_id id);
   void unsubscribe(watched_folder& folder);
   void unsubscribe_own(watched_root& root);
@@ -227,19 +248,22 @@ class change_finder {
   void end_if_unused(watching::watch_id id);
 
   watching::watch_source& source_;
-  std::atomic<std::uint64_t> removals_{0};
+  std::atomic<std::uint64_t> misses_{0};
   std::vector<std::shared_ptr<watch_stream>> streams_;
   std::unordered_map<watching::watch_id, subscribers> ids_;
   std::vector<watched_root*> urgent_;
   std::unordered_set<watched_root*> active_;  // with something to do
   std::unordered_set<watched_root*> polled_;
   std::unordered_set<watched_folder*> just_listed_;
+  std::unordered_set<watched_folder*> doubted_;
   std::vector<watching::notice> notices_;
   std::size_t position_ = 0;
   bool is_drained_ = false;
   std::uint32_t batch_ = 0;
-  std::vector<watched_folder*> concerned_;  // by the notice that is being handled
+  std::uint32_t period_ = 1;                // counts the times that no notice was left
+  std::vector<watched_folder*> concerned_;  // by the notice that is being handled; null: dropped
   std::vector<pending_move> moves_;
+  pending_move ending_;  // the one that is being told
   std::vector<operation*> over_;
 };
 

@@ -60,7 +60,7 @@ void watch_hub::add(const std::shared_ptr<watch_stream>& stream, const std::file
       std::make_unique<watched_root>(*stream, path, options));
   (*root)->file = file;
   (*root)->begin = watching::file_clock();
-  const std::uint64_t removals = finder_.removals();
+  const std::uint64_t misses = finder_.misses();
   change_finder::placed_watches placed = finder_.place((*root)->place);
   std::error_code error = placed.error;
   if (!error && !placed.look.exists && !options.allow_missing)
@@ -75,7 +75,7 @@ void watch_hub::add(const std::shared_ptr<watch_stream>& stream, const std::file
   else
     (*root)->begin -= longest_tick;
   request([=](change_finder& finder) {
-    if (!stream->is_closed()) return finder.add(stream, std::move(*root), placed, removals);
+    if (!stream->is_closed()) return finder.add(stream, std::move(*root), placed, misses);
     finder.release(placed);
   });
 }

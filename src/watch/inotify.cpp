@@ -39,8 +39,9 @@ struct open_how {
 constexpr long fuse_magic = 0x65735546;
 constexpr long ceph_magic = 0x00C36400;
 
-constexpr std::uint32_t names_mask = IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO |
-                                     IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR | IN_EXCL_UNLINK;
+constexpr std::uint32_t itself_mask = IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR;
+constexpr std::uint32_t names_mask =
+    itself_mask | IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_EXCL_UNLINK;
 constexpr std::uint32_t file_mask = IN_MODIFY | IN_ATTRIB | IN_DELETE_SELF | IN_MOVE_SELF;
 
 std::uint32_t mask_of(interest what) noexcept {
@@ -49,6 +50,8 @@ std::uint32_t mask_of(interest what) noexcept {
     return names_mask;
   case interest::folder:
     return names_mask | IN_MODIFY | IN_ATTRIB;
+  case interest::itself:
+    return itself_mask;
   case interest::file:
     break;
   }

@@ -78,6 +78,10 @@ bool folder_reader::is_open() const noexcept {
   return state_ != nullptr;
 }
 
+std::error_code folder_reader::look_at_itself(file_look& look) const noexcept {
+  return look_from(::dirfd(state_->folder), ".", false, look);
+}
+
 void folder_reader::close() noexcept {
   state_.reset();
 }

@@ -61,6 +61,7 @@ class folder_reader {
   /// Does not follow a link.
   std::error_code open(const std::filesystem::path& folder) noexcept;
   bool is_open() const noexcept;
+  std::error_code look_at_itself(file_look& look) const noexcept;
   void close() noexcept;
   /// Finds the next name, and looks at it without following links; false at the end, or with an
   /// error.
@@ -78,7 +79,8 @@ inline constexpr watch_id no_watch = -1;
 enum class interest : std::uint8_t {
   names,   // that come and go in a folder
   folder,  // these, and what happens to the files that they name
-  file     // what happens to a file, by whatever name
+  file,    // what happens to a file, by whatever name
+  itself   // that a folder is moved, deleted or unmounted
 };
 
 /// One notice of the OS. Several bits of `what` are possible.
