@@ -344,6 +344,36 @@ TEST_F(huge_pages_test, are_to_be_had_on_a_tmpfs_that_is_mounted_so) {
   if (!possible) GTEST_SKIP() << "no such mount, or no memory in such large pieces";
 }
 
+// Takes none of the huge pages of the machine: nothing is allocated, and nothing touched.
+TEST_F(huge_pages_test, of_a_file_that_has_no_others_bound_its_size) {
+  const bool possible = faults::with_private_mounts([&] {
+    if (::mount("none", dir_.path().c_str(), "hugetlbfs", 0, "pagesize=2M") != 0) return false;
+    open_options options = creating(huge_page);
+    options.preallocate = false;
+    mapping m(path_, options);
+    m.resize(3 * huge_page);
+    EXPECT_EQ(m.size(), 3 * huge_page);
+    EXPECT_EQ(fs::file_size(path_), m.size());
+    std::error_code error;
+    m.resize(4 * huge_page + page(), error);
+    EXPECT_EQ(error, std::errc::invalid_argument);
+    m.resize(huge_page);
+    EXPECT_EQ(fs::file_size(path_), m.size());
+    m.close();
+    EXPECT_FALSE(support::is_mapped(path_));
+
+    options.size = huge_page + page();
+    m.open(dir_ / "odd", options, error);
+    EXPECT_EQ(error, std::errc::invalid_argument);
+    EXPECT_FALSE(fs::exists(dir_ / "odd"));
+    m.open(path_, options, error);
+    EXPECT_EQ(error, std::errc::invalid_argument);
+    EXPECT_EQ(fs::file_size(path_), huge_page);
+    return true;
+  });
+  if (!possible) GTEST_SKIP() << "no file system of huge pages can be mounted here";
+}
+
 TEST_F(huge_pages_test, that_were_advised_are_counted) {
   mapping m = file_of(pattern(4 * huge_page));
   m.advise(0, m.size(), advice::huge_pages);

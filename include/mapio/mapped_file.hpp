@@ -344,7 +344,8 @@ class basic_mapped_file {
   /// @par Errors
   ///   errc::read_only, errc::unsupported (copy-on-write), errc::not_open,
   ///   std::errc::file_too_large (also beyond RLIMIT_FSIZE; no SIGXFSZ is raised),
-  ///   std::errc::no_space_on_device, else the OS code. After an error the size is what it was.
+  ///   std::errc::no_space_on_device, std::errc::invalid_argument (hugetlbfs has whole pages only),
+  ///   else the OS code. After an error the size is what it was.
   /// @par Cancellation
   ///   terminal, partial, total while it waits for its turn or for regions; the size is then what
   ///   it was.

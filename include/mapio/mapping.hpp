@@ -431,7 +431,8 @@ class mapping {
   ///   errc::pinned: a region reaches into the part to be cut, or any region lives and the mapping
   ///   would have to move; errc::read_only, errc::unsupported (copy-on-write), errc::not_open,
   ///   std::errc::file_too_large (also beyond RLIMIT_FSIZE; no SIGXFSZ is raised),
-  ///   std::errc::no_space_on_device; else the OS code. After an error the size is what it was.
+  ///   std::errc::no_space_on_device, std::errc::invalid_argument (hugetlbfs has whole pages only);
+  ///   else the OS code. After an error the size is what it was.
   /// @par Example
   ///   m.resize(m.size() + (1 << 20));
   void resize(std::uint64_t new_size) {

@@ -79,10 +79,17 @@ std::uint64_t automatic_capacity(std::uint64_t size) noexcept {
 }
 
 std::uint64_t wanted_capacity(const open_options& options, std::uint64_t size,
-                              bool fixed_size) noexcept {
-  if (options.mode != access::read_write || fixed_size) return page_ceil(size);
+                              std::uint64_t huge_page) noexcept {
+  if (huge_page != 0) return (size + huge_page - 1) / huge_page * huge_page;
+  if (options.mode != access::read_write) return page_ceil(size);
   if (options.reserve != 0) return page_ceil(std::max(size, options.reserve));
   return automatic_capacity(size);
+}
+
+// Such a file gets them whole, whatever size is asked for.
+std::error_code check_size(std::uint64_t size, std::uint64_t huge_page) noexcept {
+  return huge_page != 0 && size % huge_page != 0 ? make_error_code(std::errc::invalid_argument)
+                                                 : std::error_code();
 }
 
 // Takes less where the address space is limited, down to the size itself.
@@ -129,7 +136,7 @@ void wait_a_little() {
 file_state::file_state(const std::filesystem::path& path, const open_options& options,
                        const platform::opened_file& file, extent& mapped)
     : path_(path), options_(options), zeroes_tail_(file.zeroes_tail), medium_(file.medium),
-      hides_residency_(file.hides_residency),
+      hides_residency_(file.hides_residency), huge_page_(file.huge_page),
       may_write_through_(
           options.mode == access::read_write &&
           (options.writes == write_path::file ||
@@ -180,8 +187,11 @@ std::error_code file_state::open(const std::filesystem::path& path, const open_o
   const std::uint64_t old_size = file.size;
   if (starts_over) file.size = options.size;
   extent* mapped = nullptr;
-  std::error_code error = map_at_most(file.file, options, file.size,
-                                      wanted_capacity(options, file.size, file.fixed_size), mapped);
+  std::error_code error;
+  if (starts_over || !file.created.empty()) error = check_size(file.size, file.huge_page);
+  if (!error)
+    error = map_at_most(file.file, options, file.size,
+                        wanted_capacity(options, file.size, file.huge_page), mapped);
   if (!error) {
     try {
       result = std::make_shared<file_state>(path, options, file, *mapped);
@@ -223,7 +233,7 @@ std::error_code file_state::adopt(native_handle_type handle, const open_options&
   extent* mapped = nullptr;
   if (std::error_code error =
           map_at_most(file.file, options, file.size,
-                      wanted_capacity(options, file.size, file.fixed_size), mapped))
+                      wanted_capacity(options, file.size, file.huge_page), mapped))
     return error;
   try {
     result = std::make_shared<file_state>(std::filesystem::path(), options, file, *mapped);
@@ -1500,7 +1510,7 @@ std::error_code file_state::check_resize(std::uint64_t new_size) const noexcept 
   if (options_.mode == access::read_only) return errc::read_only;
   if (options_.mode == access::copy_on_write) return errc::unsupported;
   if (new_size > largest_size) return make_error_code(std::errc::file_too_large);
-  return {};
+  return check_size(new_size, huge_page_);
 }
 
 std::error_code file_state::check_refresh() const noexcept {
@@ -1779,10 +1789,9 @@ void file_state::map_larger(operation& op) noexcept {
       self->error = overtaken_by_close(*self);
       return;
     }
-    std::uint64_t capacity = page_ceil(self->length);
-    if (file.mode() == access::read_write)
-      capacity = file.options_.reserve != 0 ? std::max(capacity, 2 * current->capacity())
-                                            : automatic_capacity(self->length);
+    std::uint64_t capacity = wanted_capacity(file.options_, self->length, file.huge_page_);
+    if (file.mode() == access::read_write && file.huge_page_ == 0 && file.options_.reserve != 0)
+      capacity = std::max(capacity, 2 * current->capacity());
     self->error = map_at_most(self->handle, file.options_, self->length, capacity, file.larger_);
     if (self->error) return;
     // It may be given up before it takes its place, by a loop.

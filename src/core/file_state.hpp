@@ -229,6 +229,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   const bool zeroes_tail_;
   const mapio::medium medium_;
   const bool hides_residency_;
+  const std::uint64_t huge_page_;
   const bool may_write_through_;  // blocking updates, too
   std::error_code directory_error_;
 

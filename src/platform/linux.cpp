@@ -285,7 +285,7 @@ void identify(int file, opened_file& result) noexcept {
     break;
   case hugetlbfs_magic:
     result.medium = medium::volatile_memory;
-    result.fixed_size = true;
+    result.huge_page = static_cast<std::uint64_t>(status.f_bsize);
     break;
   case TMPFS_MAGIC:
   case ramfs_magic:

@@ -24,8 +24,10 @@ struct opened_file {
   std::uint64_t size = 0;
   mapio::medium medium = mapio::medium::unknown;
   bool zeroes_tail =
-      false;                // growth zeroes what was stored behind the old end, on this file system
-  bool fixed_size = false;  // nothing can be mapped beyond the end (hugetlbfs)
+      false;  // growth zeroes what was stored behind the old end, on this file system
+  // Bytes of the pages of hugetlbfs, else 0: only whole ones can be unmapped, and to map any beyond
+  // the end of the file makes it longer.
+  std::uint64_t huge_page = 0;
   bool hides_residency = false;   // resident() would say yes to everything
   std::filesystem::path created;  // the name under which open() created it; none: it was there
 };
