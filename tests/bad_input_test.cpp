@@ -3,6 +3,7 @@
 #include <mapio/mapio.hpp>
 
 #include "faults/private_mount.hpp"
+#include "faults/seccomp_filter.hpp"
 #include "mapped_file_fixture.hpp"
 #include "support.hpp"
 
@@ -14,6 +15,7 @@
 #include <array>
 #include <atomic>
 #include <barrier>
+#include <cerrno>
 #include <chrono>
 #include <cstdint>
 #include <cstring>
@@ -34,6 +36,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -1232,6 +1235,22 @@ TEST_F(scarce, size_of_files_is_an_error_and_no_signal) {
     write_file(dir_ / "replaced", "kept");
     EXPECT_EQ(::open_error(io, dir_ / "replaced", creating(5 * page())), std::errc::file_too_large);
     EXPECT_EQ(read_file(dir_ / "replaced"), "kept");
+  });
+  EXPECT_TRUE(end.ok()) << end;
+}
+
+// The thread that keeps the time of flush_policy::every() cannot be had.
+TEST_F(scarce, threads_leave_a_file_that_was_to_begin_anew_as_it_was) {
+  const auto end = support::in_fresh_process([&] {
+    write_file(path_, "kept");
+    open_options options = creating(page());
+    options.policy = mapio::flush_policy::every(std::chrono::seconds(1));
+    faults::deny({SYS_clone, SYS_clone3}, EAGAIN);
+    std::error_code error;
+    const mapping m(path_, options, error);
+    EXPECT_EQ(error, std::errc::resource_unavailable_try_again);
+    EXPECT_FALSE(m.is_open());
+    EXPECT_EQ(read_file(path_), "kept");
   });
   EXPECT_TRUE(end.ok()) << end;
 }

@@ -161,11 +161,14 @@ class mapping {
   /// @par Errors
   ///   The OS code of the call that failed; std::errc::is_a_directory; std::errc::no_such_device
   ///   for what cannot be mapped (FIFO, socket, device); std::errc::invalid_argument for options
-  ///   that contradict each other, and for a path with a NUL within; std::errc::file_too_large for
-  ///   sizes beyond any address space, the file system's maximum or RLIMIT_FSIZE;
-  ///   std::errc::not_enough_memory where there is no room to map the file; with prefault::eager
-  ///   those of prefetch(). After an error this handle is closed, a file that existed has its
-  ///   content and size, and a file that this call created is gone.
+  ///   that contradict each other, for a path with a NUL within, and on hugetlbfs for a size that
+  ///   is no multiple of its pages; std::errc::file_too_large for sizes beyond any address space,
+  ///   the file system's maximum or RLIMIT_FSIZE; std::errc::not_enough_memory where there is no
+  ///   room to map the file; with flush_policy::every() those of starting a thread; with
+  ///   prefault::eager those of prefetch(). After an error this handle is closed, a file that
+  ///   existed has its content and size, and a file that this call created is gone. Only
+  ///   create_or_truncate with prefault::eager has truncated a file by the time that its new pages
+  ///   cannot be brought in.
   /// @par Example
   ///   m.open("data", {.mode = mapio::access::read_write});
   void open(const std::filesystem::path& path, const open_options& options = {}) {

@@ -209,9 +209,10 @@ std::error_code file_state::open(const std::filesystem::path& path, const open_o
     return error;
   }
   mapped->notify_on_drop(result);
-  // When everything else is certain that can fail.
-  if (starts_over) error = platform::start_over(file.file, old_size, options);
-  if (!error) error = result->get_ready();
+  error = result->start_policy();
+  // When everything else is certain that can fail, but for what needs the bytes themselves.
+  if (!error && starts_over) error = platform::start_over(file.file, old_size, options);
+  if (!error) error = result->prefault_if_eager();
   if (error) {
     result.reset();
     std::error_code ignored;
@@ -243,7 +244,10 @@ std::error_code file_state::adopt(native_handle_type handle, const open_options&
     throw;
   }
   mapped->notify_on_drop(result);
-  if (std::error_code late = result->get_ready()) {
+  // A policy's flush under way would be in the way of the release.
+  std::error_code late = result->prefault_if_eager();
+  if (!late) late = result->start_policy();
+  if (late) {
     std::error_code ignored;                      // nobody else knows of the file
     static_cast<void>(result->release(ignored));  // still the caller's
     result.reset();
@@ -256,10 +260,8 @@ std::error_code file_state::adopt(native_handle_type handle, const open_options&
   return make_error_code(std::errc::not_enough_memory);
 }
 
-std::error_code file_state::get_ready() noexcept {
-  if (options_.touch == prefault::eager)
-    if (std::error_code error = prefetch(true, 0, 0)) return error;
-  return start_policy();
+std::error_code file_state::prefault_if_eager() noexcept {
+  return options_.touch == prefault::eager ? prefetch(true, 0, 0) : std::error_code();
 }
 
 std::error_code file_state::shut(const operation* closing) noexcept {

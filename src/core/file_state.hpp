@@ -193,7 +193,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
                                                 std::uint32_t failures_seen) noexcept;
 
   /// What is left to do once it is mapped.
-  std::error_code get_ready() noexcept;
+  std::error_code prefault_if_eager() noexcept;
   std::error_code start_policy() noexcept;
   void stop_policy() noexcept;
   void count_update(std::uint64_t n) noexcept;
