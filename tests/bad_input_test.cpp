@@ -4,6 +4,7 @@
 
 #include "faults/private_mount.hpp"
 #include "faults/seccomp_filter.hpp"
+#include "faults/syscall_gate.hpp"
 #include "mapped_file_fixture.hpp"
 #include "support.hpp"
 
@@ -949,6 +950,22 @@ TEST_F(bad_size, that_a_full_disk_has_not_leaves_a_file_of_holes_that_was_there)
     EXPECT_EQ(fs::file_size(where / "file"), std::uint64_t{1} << 29);
   });
   if (!is_mounted) GTEST_SKIP() << "mounting is not allowed here";
+}
+
+// Where a file cannot be without a name, it has one before its size is certain.
+TEST_F(bad_size, that_cannot_be_had_leaves_no_name_behind) {
+  faults::syscall_gate gate(
+      {SYS_openat},
+      [](const faults::syscall_gate::call&) { return faults::syscall_gate::fail(EOPNOTSUPP); },
+      {{SYS_openat, 2, O_TMPFILE & ~O_DIRECTORY, 0}});
+  const bool possible = gate.run([&] {
+    asio::io_context io;
+    for (const auto how : creating_dispositions) {
+      EXPECT_TRUE(::open_error(io, path_, creating(std::uint64_t{1} << 47, how)));
+      EXPECT_FALSE(is_there(path_));
+    }
+  });
+  if (!possible) GTEST_SKIP() << "the kernel does not let us fail system calls";
 }
 
 TEST_F(bad_size, of_nothing_is_waited_for_and_refused_while_a_region_lives) {
