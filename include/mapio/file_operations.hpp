@@ -107,9 +107,10 @@ auto initiate_without_file(const Executor& ex, Token&& token, Arguments&& argume
 ///   std::errc::is_a_directory: either path is one; std::errc::no_such_device: either is neither a
 ///   file nor a directory; std::errc::invalid_argument: both are the same file, or
 ///   either path has a NUL within;
-///   std::errc::file_exists; errc::page_fault: the source was truncated meanwhile. Else the OS
-///   code, e.g. std::errc::no_space_on_device. With durable, an error of the last sync comes when
-///   the copy is in its place already, and not durable.
+///   std::errc::file_exists; errc::page_fault: the source was truncated meanwhile, or has fewer
+///   bytes than its size says, as in /sys. Else the OS code, e.g. std::errc::no_space_on_device.
+///   With durable, an error of the last sync comes when the copy is in its place already, and not
+///   durable.
 /// @par Cancellation
 ///   terminal, partial, total; between pieces of a few MiB, with the bytes copied until then. The
 ///   target is as it was. A reflink, a sync and the last step are carried out to their end.

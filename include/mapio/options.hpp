@@ -150,7 +150,7 @@ struct open_options {
   /// Whether open, or adopt, brings all pages in, before it completes. What cannot be brought in is
   /// its error.
   prefault touch = prefault::never;
-  /// How awaited updates move their bytes; for tuning, the result is the same.
+  /// How updates move their bytes; for tuning, the result is the same.
   write_path writes = write_path::automatic;
   /// Allocates blocks on create and grow, so that a full disk is an error_code there and not a
   /// fault later.

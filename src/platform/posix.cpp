@@ -68,8 +68,8 @@ std::error_code too_large() noexcept {
 // ---------------------------------------------------------------------------------------------------------------
 
 int open_flags(const open_options& options) noexcept {
-  // O_NONBLOCK: opening a FIFO must not wait for its other end. It means nothing for the regular
-  // files that we keep.
+  // O_NONBLOCK: opening a FIFO must not wait for its other end, nor a file for who holds a lease of
+  // it (EAGAIN). Once it is open it means nothing for the regular files that we keep.
   int flags = O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
   flags |= options.mode == access::read_write ? O_RDWR : O_RDONLY;
   if (!options.follow_symlinks) flags |= O_NOFOLLOW;
