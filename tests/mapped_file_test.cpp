@@ -730,6 +730,21 @@ TEST_F(mapped_file_read, of_what_is_not_in_memory_goes_off_the_loop) {
   EXPECT_EQ(file.stats().reads_off_loop, 1U);
 }
 
+// Too much to be copied on the loop: who reads it off the loop must not read the file.
+TEST_F(mapped_file_read, of_much_finds_what_was_stored_privately) {
+  std::string bytes = pattern(64 * page());
+  write_file(path_, bytes);
+  mapped_file file = opened(copy_on_write());
+  run([&]() -> work {
+    co_await file.update_region(40 * page() - 3, asio::buffer("private", 7));
+    bytes.replace(40 * page() - 3, 7, "private");
+    std::string read(bytes.size(), '\0');
+    co_await file.read_into(0, asio::buffer(read));
+    EXPECT_TRUE(same(read, bytes));
+  });
+  EXPECT_EQ(file.stats().reads_off_loop, 1U);
+}
+
 // --- view and prefetch
 // -----------------------------------------------------------------------------------
 
