@@ -105,10 +105,8 @@ std::vector<watched_root::step> steps_to(const std::filesystem::path& path) {
   std::deque<std::filesystem::path> ahead;
   const auto go_through = [&](const std::filesystem::path& part) {
     const auto relative = part.relative_path();
-    std::vector<std::filesystem::path> names;
-    std::copy_if(relative.begin(), relative.end(), std::back_inserter(names),
+    std::copy_if(relative.begin(), relative.end(), std::inserter(ahead, ahead.begin()),
                  [](const auto& name) { return !name.empty() && name != "."; });
-    ahead.insert(ahead.begin(), names.begin(), names.end());
   };
   const auto add = [&](const std::filesystem::path& name) {
     // Who is told of its names is told of the folder too.
@@ -284,6 +282,11 @@ void change_finder::fall_back(watched_root& root, const std::filesystem::path& p
   polled_.insert(&root);
 }
 
+void change_finder::fall_back(watched_folder& folder, std::error_code reason) {
+  folder.is_polled = true;
+  fall_back(folder.root, folder.told_path(), reason);
+}
+
 void change_finder::remove(const watch_stream& stream, const std::filesystem::path& path) {
   for (const auto& s : streams_) {
     if (s.get() != &stream) continue;
@@ -416,6 +419,7 @@ void change_finder::lose_notices() {
 void change_finder::lose_everything() noexcept {
   try {
     position_ = notices_.size();
+    ending_ = {};
     lose_notices();
   } catch (...) {
     // The next turn tries again: what is not told is still not known.
@@ -553,9 +557,8 @@ change_finder::outcome change_finder::work(bool may_wait) {
   if (is_drained_) look_into_doubts();
   const auto now = watch_clock::now();
   while (is_drained_ && !moves_.empty() && moves_.front().until <= now) {
-    pending_move move = std::move(moves_.front());
-    moves_.erase(moves_.begin());
-    expire(std::move(move));
+    take(moves_.begin());
+    expire();
   }
   poll_due(now);
   int budget = looks_per_turn;
@@ -669,9 +672,8 @@ bool change_finder::handle(const notice& n, bool may_wait) {
            ((n.what & notice::moved_to) == 0 || m.from.cookie != n.cookie);
   });
   if (same_name != moves_.end()) {
-    pending_move move = std::move(*same_name);
-    moves_.erase(same_name);
-    expire(std::move(move));
+    take(same_name);
+    expire();
     if (!ids_.contains(n.id)) return true;
   }
   if ((n.what & notice::moved_from) != 0) {
@@ -682,13 +684,9 @@ bool change_finder::handle(const notice& n, bool may_wait) {
     const auto from = std::find_if(moves_.begin(), moves_.end(), [&](const pending_move& m) {
       return m.from.cookie == n.cookie;
     });
-    ending_ = {};
-    if (from != moves_.end()) {
-      ending_ = std::move(*from);
-      moves_.erase(from);
-    }
+    if (from != moves_.end()) take(from);
     end_move(n, look);
-    expire(std::move(ending_));
+    expire();
     return true;
   }
   // Copies: to tell may change who is concerned.
@@ -738,13 +736,14 @@ void change_finder::changed_itself(const notice& n, const file_look& look) {
   const auto it = ids_.find(n.id);
   const auto folders = it->second.folders;
   const auto files = it->second.files;
-  std::vector<watched_root*> on_the_way(it->second.passing.begin(), it->second.passing.end());
-  for (const auto& [name, root] : it->second.names)
-    on_the_way.push_back(root);
   const bool is_gone = (n.what & notice::self_is_gone) != 0;
-  if (is_gone)
+  if (is_gone) {
+    std::vector<watched_root*> on_the_way(it->second.passing.begin(), it->second.passing.end());
+    for (const auto& [name, root] : it->second.names)
+      on_the_way.push_back(root);
     for (watched_root* root : on_the_way)
       hint(*root, 0);
+  }
   for (watched_folder* folder : folders) {
     // Of others their parent tells.
     if (folder->parent != nullptr) continue;
@@ -804,14 +803,17 @@ void change_finder::came(watched_folder& folder, const std::string& name, const 
   if (!look.exists) doubt(folder, name, 0);
   if (look.exists) entry.seen = look;
   entry.listing = folder.listing;
-  if (is_unknown || (!was_told && !is_another))
+  if (is_unknown || (!was_told && !is_another)) {
     tell(folder, change_kind::created, name, look);
-  else if (is_another && had_content)
-    tell_another(folder, name, look);
-  else if (is_another)
+  } else if (is_another && had_content) {
+    // What was told of in it is gone with it.
+    tell(folder, change_kind::removed, name, {});
+    tell(folder, change_kind::created, name, look);
+  } else if (is_another) {
     tell(folder, change_kind::replaced, name, look);
-  else
+  } else {
     tell_new_bytes(folder, name, before, look);
+  }
   if (!look.is_folder || !folder.root.options.recursive) return;
   if (!entry.below) return adopt(folder, entry, name, true);
   // Found by listing, though it came after that was begun: so did all that is in it.
@@ -819,13 +821,6 @@ void change_finder::came(watched_folder& folder, const std::string& name, const 
     entry.below->is_new = true;
     list(*entry.below);
   }
-}
-
-/// Tells of something else in the place of a folder whose content was told.
-void change_finder::tell_another(watched_folder& folder, const std::string& name,
-                                 const file_look& look) {
-  tell(folder, change_kind::removed, name, {});
-  tell(folder, change_kind::created, name, look);
 }
 
 /// Tells of bytes that are known from here on, and of which no notice may follow.
@@ -912,9 +907,14 @@ void change_finder::begin_move(const notice& n) {
   moves_.push_back(std::move(move));
   // Where there is no end of notices, time does not tell.
   if (moves_.size() <= most_moves) return;
-  pending_move oldest = std::move(moves_.front());
-  moves_.erase(moves_.begin());
-  expire(std::move(oldest));
+  take(moves_.begin());
+  expire();
+}
+
+/// Makes it the one that is being told.
+void change_finder::take(std::vector<pending_move>::iterator move) {
+  ending_ = std::move(*move);
+  moves_.erase(move);
 }
 
 /// Tells of a name that was moved to; what of `ending_` went there is taken out of it.
@@ -1013,20 +1013,18 @@ void change_finder::end_move(const notice& n, const file_look& look) {
   }
 }
 
-/// Ends what has no second half: it left.
-void change_finder::expire(pending_move move) {
-  ending_ = std::move(move);
+/// Ends what of `ending_` has no second half: it left.
+void change_finder::expire() {
   for (watched_root* root : ending_.roots)
     left(*root);
   while (!ending_.entries.empty()) {
     auto [folder, entry] = std::move(ending_.entries.back());
     ending_.entries.pop_back();
-    if (entry.seen.exists || !folder->is_new)
-      tell(*folder, change_kind::removed, ending_.from.name, {});
-    // Unless it was exchanged with something elsewhere, which nobody tells.
+    // It may have been exchanged with something elsewhere, which nobody tells.
     doubt(*folder, ending_.from.name, notice::moved_to);
-    drop(entry);
+    left(*folder, ending_.from.name, std::move(entry));
   }
+  ending_ = {};
 }
 
 /// Ends what was moved away under a name that something else has by now.
@@ -1038,9 +1036,14 @@ void change_finder::expire(watched_folder& folder, const std::string& name) {
     if (it == move.entries.end()) continue;
     watched_entry entry = std::move(it->second);
     move.entries.erase(it);
-    if (entry.seen.exists || !folder.is_new) tell(folder, change_kind::removed, name, {});
-    drop(entry);
+    left(folder, name, std::move(entry));
   }
+}
+
+/// Of one that was taken out of its folder already.
+void change_finder::left(watched_folder& folder, const std::string& name, watched_entry entry) {
+  if (entry.seen.exists || !folder.is_new) tell(folder, change_kind::removed, name, {});
+  drop(entry);
 }
 
 // --- looking
@@ -1103,11 +1106,10 @@ void change_finder::list_some(watched_folder& folder, int& budget) {
   };
   if (!folder.reader.is_open()) {
     --budget;
-    if (!begin_listing(folder)) return is_over();
     file_look itself;
-    if (folder.is_in_doubt && folder.has_unseen_names() &&
-        // Its own times tell whether names came or went, but not which.
-        (folder.reader.look_at_itself(itself) || itself.changed > root.begin) &&
+    if (!begin_listing(folder, itself)) return is_over();
+    // Its own times tell whether names came or went, but not which.
+    if (folder.is_in_doubt && folder.has_unseen_names() && itself.changed > root.begin &&
         !begin_anew(folder))
       return folder.reader.close();
   }
@@ -1135,46 +1137,46 @@ void change_finder::list_some(watched_folder& folder, int& budget) {
   }
 }
 
-/// False: not now; either there is nothing to be listed, or it is looked for again.
-bool change_finder::begin_listing(watched_folder& folder) {
-  watched_root& root = folder.root;
+/// Opens a folder, and watches it. False: there is nothing to be listed, or it is looked for again.
+bool change_finder::begin_listing(watched_folder& folder, file_look& itself) {
   const bool is_top = folder.parent == nullptr;
-  const std::filesystem::path place = folder.place();
   // The user's own path may be a link.
-  file_look itself;
-  std::error_code error = folder.reader.open(is_top ? place / "." : place);
+  std::error_code error = folder.reader.open(is_top ? folder.place() / "." : folder.place());
   if (!error) error = folder.reader.look_at_itself(itself);
-  bool is_at_its_place = !error && is_known_by_its_name(folder, itself);
-  if (is_at_its_place) {
-    // The watch comes first: what happens during the listing is noticed.
-    watch_id id = no_watch;
-    const std::error_code unwatched = source_.add(place, interest::folder, id);
-    file_look now;
-    is_at_its_place = !watching::look_at(place, is_top, now) && now.is_same_file(itself);
-    if (!is_at_its_place) {
-      end_if_unused(id);
-    } else if (!unwatched) {
-      subscribe(folder, id);
-      folder.is_polled = false;
-    } else {
-      folder.is_polled = true;
-      fall_back(root, folder.told_path(), unwatched);
-    }
-  } else if (error && !is_missing(error)) {
-    folder.is_polled = true;
-    fall_back(root, folder.told_path(), error);
+  if (error && !is_missing(error)) {
+    fall_back(folder, error);
     return false;
   }
-  folder.is_misplaced = !is_at_its_place;
-  if (is_at_its_place) {
+  folder.is_misplaced = error || !is_known_by_its_name(folder, itself) || !watch(folder, itself);
+  if (!folder.is_misplaced) {
     ++folder.listing;
     return true;
   }
   if (is_top)
-    hint_at_once(root);
+    hint_at_once(folder.root);
   else
     doubt(*folder.parent, folder.name, 0);
   return false;
+}
+
+/// False: another one is in its place by now.
+bool change_finder::watch(watched_folder& folder, const file_look& itself) {
+  const std::filesystem::path place = folder.place();
+  watch_id id = no_watch;
+  // Before it is listed: what happens meanwhile is noticed.
+  const std::error_code error = source_.add(place, interest::folder, id);
+  file_look now;
+  if (watching::look_at(place, folder.parent == nullptr, now) || !now.is_same_file(itself)) {
+    end_if_unused(id);
+    return false;
+  }
+  if (error) {
+    fall_back(folder, error);
+  } else {
+    subscribe(folder, id);
+    folder.is_polled = false;
+  }
+  return true;
 }
 
 bool change_finder::is_known_by_its_name(const watched_folder& folder,

@@ -186,14 +186,14 @@ class change_finder {
   void changed_on_the_way(watched_root& root, const watching::notice& n);
   void begin_move(const watching::notice& n);
   void end_move(const watching::notice& n, const watching::file_look& look);
-  void expire(pending_move move);
+  void take(std::vector<pending_move>::iterator move);
+  void expire();
   void expire(watched_folder& folder, const std::string& name);
   void came(watched_folder& folder, const std::string& name, const watching::file_look& look);
-  void tell_another(watched_folder& folder, const std::string& name,
-                    const watching::file_look& look);
   void tell_new_bytes(watched_folder& folder, const std::string& name,
                       const watching::file_look& before, const watching::file_look& now);
   void left(watched_folder& folder, const std::string& name);
+  void left(watched_folder& folder, const std::string& name, watched_entry entry);
   void left(watched_root& root);
   void written(watched_folder& folder, const watching::notice& n, const watching::file_look& look);
 
@@ -212,7 +212,8 @@ class change_finder {
 
   bool work_on(watched_root& root, int& budget);
   void list_some(watched_folder& folder, int& budget);
-  bool begin_listing(watched_folder& folder);
+  bool begin_listing(watched_folder& folder, watching::file_look& itself);
+  bool watch(watched_folder& folder, const watching::file_look& itself);
   bool is_known_by_its_name(const watched_folder& folder, const watching::file_look& itself) const;
   void found(watched_folder& folder, const std::string& name, const watching::file_look& look);
   void compare(watched_folder& folder, const std::string& name, const watching::file_look& look,
@@ -232,6 +233,7 @@ class change_finder {
   void drop(watched_root& root);
   void poll_due(watch_clock::time_point now);
   void fall_back(watched_root& root, const std::filesystem::path& path, std::error_code reason);
+  void fall_back(watched_folder& folder, std::error_code reason);
   void end_recoveries();
 
   void tell(watched_root& root, change_kind kind, std::filesystem::path path,
