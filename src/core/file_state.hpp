@@ -192,7 +192,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   [[gnu::always_inline]] inline void mark_dirty(extent& e, std::uint64_t begin, std::uint64_t end,
                                                 std::uint32_t failures_seen) noexcept;
 
-  /// What is left to do once it is mapped.
+  /// Brings all pages in, where the options say so.
   std::error_code prefault_if_eager() noexcept;
   std::error_code start_policy() noexcept;
   void stop_policy() noexcept;
