@@ -559,6 +559,31 @@ TEST_F(ingestd_tail, shows_nothing_before_it_is_durable) {
   EXPECT_EQ(tail_line(tail.line()).rest, "c 2 not durable yet");
 }
 
+/// A segment that no daemon wrote.
+class made_segment {
+ public:
+  made_segment(std::uint32_t number, std::uint64_t base, std::size_t size) : bytes_(size) {
+    ingestd::encode_segment_header(out().first<ingestd::segment_header_size>(),
+                                   {number, size, salt});
+    put({ingestd::record_type::segment_start, {}, base, 0, {}});
+  }
+
+  void put(const ingestd::record& r) {
+    position_ += ingestd::encode_record(out().subspan(position_), r,
+                                        ingestd::checksum_seed(salt, position_));
+  }
+  std::string_view bytes() const {
+    return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()};
+  }
+
+ private:
+  static constexpr std::uint64_t salt = 12345;
+  std::span<std::byte> out() { return bytes_; }
+
+  std::vector<std::byte> bytes_;
+  std::uint64_t position_ = ingestd::segment_header_size;
+};
+
 // =================================================================================================
 // ingest --follow: the log from another process
 // =================================================================================================
@@ -681,16 +706,8 @@ TEST_F(ingest_follow, says_that_what_it_showed_was_given_up) {
   expect_shown(*live, stored());
   // As a daemon does that cannot make the second one durable: it goes on behind the first, in a new
   // segment.
-  constexpr std::size_t size = 64 << 10;
-  constexpr std::uint64_t salt = 12345;
-  const std::uint64_t base = stored_in(data()).at(1).log_offset;
-  std::vector<std::byte> bytes(size);
-  const std::span<std::byte> out(bytes);
-  ingestd::encode_segment_header(out.first<ingestd::segment_header_size>(), {2, size, salt});
-  ingestd::encode_record(out.subspan(ingestd::segment_header_size),
-                         {ingestd::record_type::segment_start, {}, base, 0, {}},
-                         ingestd::checksum_seed(salt, ingestd::segment_header_size));
-  support::write_file(data() / "new", {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  const made_segment next(2, stored_in(data()).at(1).log_offset, 64 << 10);
+  support::write_file(data() / "new", next.bytes());
   fs::rename(data() / "new", data() / ingestd::segment_name(2));
   EXPECT_TRUE(live->wait().exited_with(1));
   EXPECT_NE(live->err().find("given up records"), std::string::npos) << live->err();
@@ -1928,23 +1945,12 @@ class ingest_verify : public testing::Test {
   }
 
   ingest::verification verify() const {
-    constexpr std::size_t size = 1 << 20;
-    constexpr std::uint64_t salt = 12345;
-    std::vector<std::byte> bytes(size);
-    const std::span<std::byte> out(bytes);
-    ingestd::encode_segment_header(out.first<ingestd::segment_header_size>(), {1, size, salt});
-    std::uint64_t position = ingestd::segment_header_size;
-    const auto put = [&](const ingestd::record& r) {
-      position +=
-          ingestd::encode_record(out.subspan(position), r, ingestd::checksum_seed(salt, position));
-    };
-    put({ingestd::record_type::segment_start, {}, 0, 0, {}});
+    made_segment segment(1, 0, 1 << 20);
     for (const entry& e : log_) {
       const std::string client = name(e.client);
-      put({ingestd::record_type::record, client, e.sequence, 0, e.payload});
+      segment.put({ingestd::record_type::record, client, e.sequence, 0, e.payload});
     }
-    support::write_file(data() / ingestd::segment_name(1),
-                        {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    support::write_file(data() / ingestd::segment_name(1), segment.bytes());
     return ingest::verify_directory(data(), *in_, deal_);
   }
 
