@@ -257,7 +257,8 @@ TEST_F(watched_file, is_truncated_by_redirection_of_a_shell) {
   catch_up();
   ASSERT_GE(seen_.size(), 1U);
   EXPECT_EQ(seen_[0].kind, change_kind::truncated);
-  EXPECT_EQ(seen_[0].size, 2U);
+  // Cutting and writing are two steps of the shell: the first may have been looked at by itself.
+  EXPECT_EQ(seen_.back().size, 2U);
 }
 
 TEST_F(watched_file, stays_watched_when_another_one_is_moved_over_it) {
@@ -300,7 +301,11 @@ TEST_F(watched_file, is_truncated_when_logs_are_copied_and_cut) {
 
 TEST_F(watched_file, is_modified_by_cp_and_truncated_by_truncate) {
   shell("printf '%100d' 1 > other; cp other f");
-  EXPECT_EQ(told(), "modified f");
+  catch_up();
+  ASSERT_GE(seen_.size(), 1U);
+  EXPECT_EQ(seen_.back().kind, change_kind::modified);
+  EXPECT_EQ(seen_.back().size, 100U);
+  seen_.clear();
   shell("truncate -s 5 f");
   catch_up();
   ASSERT_EQ(seen_.size(), 1U);
