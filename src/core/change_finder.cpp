@@ -978,10 +978,9 @@ void change_finder::end_move(const notice& n, const file_look& look) {
     // Something else may have the name by now, of which there is other notice; or the two were
     // exchanged, and there is none.
     const bool is_same = !moved.seen.exists || look.is_same_file(moved.seen);
-    if (!is_same) {
-      doubt(old_folder, old_name, notice::moved_to);
-      doubt(*folder, n.name, 0);
-    }
+    if (!is_same) doubt(old_folder, old_name, notice::moved_to);
+    // The look may have been at another folder, that had the path meanwhile.
+    if (!is_same || !look.exists) doubt(*folder, n.name, 0);
     const bool stays_in_root = &old_folder.root == &folder->root;
     const std::filesystem::path old_path = old_folder.told_path() / old_name;
     // What is let go of from here on may be a folder that this is about.
