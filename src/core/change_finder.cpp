@@ -211,6 +211,7 @@ void change_finder::add(std::shared_ptr<watch_stream> stream, std::unique_ptr<wa
     polled_.insert(&added);
   }
   added.seen = placed.look;
+  added.last = placed.look;
   settle(added, std::move(placed));
   if (added.tree) list(*added.tree);
   if (misses() != misses_before) {
@@ -371,8 +372,8 @@ void change_finder::tell(watched_root& root, change_kind kind, std::filesystem::
                          const file_look& look, std::filesystem::path previous) {
   const bool is_size = kind != change_kind::removed && kind != change_kind::metadata;
   const std::optional<std::uint64_t> size = is_size ? size_of(look) : std::nullopt;
-  if (const auto file = root.file.lock())
-    if (kind == change_kind::replaced || (size && *size != file->size())) file->mark_size_stale();
+  if (size)
+    if (const auto file = root.file.lock()) file->note_size(*size);
   root.stream.push({kind, std::move(path), std::move(previous), size}, over_);
 }
 
@@ -1285,6 +1286,8 @@ void change_finder::compare_root(watched_root& root, const file_look& look,
   const file_look before = std::exchange(root.seen, look);
   if (!look.is_folder) drop_tree(root);
   const bool is_same = look.is_same_file(before);
+  if (!look.is_same_file(std::exchange(root.last, look)))
+    if (const auto file = root.file.lock()) file->note_other_file();
   if (look.is_folder && !is_same) root.tree->is_new = !before.exists || !before.is_folder;
   if (look.is_folder && (!is_same || root.tree->is_misplaced)) list(*root.tree);
   std::optional<change_kind> kind;

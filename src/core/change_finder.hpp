@@ -88,6 +88,7 @@ class watched_root {
   std::vector<step> steps;
   watching::watch_id own = watching::no_watch;  // of a file
   watching::file_look seen;
+  watching::file_look last;  // that had the name, though nothing may have it now
   std::uint32_t batch = 0;
   std::unique_ptr<watched_folder> tree;  // of a folder
 

@@ -1559,6 +1559,8 @@ void file_state::continue_resizes() noexcept {
 void file_state::end_turn() noexcept {
   resize_under_way_ = nullptr;
   resize_is_being_delivered_ = true;
+  std::uint64_t ours = size_.load(std::memory_order_relaxed);
+  foreign_size_.compare_exchange_strong(ours, no_size, std::memory_order_acq_rel);
   if (extent* e = mapped())
     e->limit.store(size_.load(std::memory_order_relaxed), std::memory_order_seq_cst);
 }
@@ -1617,7 +1619,8 @@ void file_state::advance_resize(operation& op) noexcept {
 void file_state::ask_for_size(operation& op) noexcept {
   op.step = asking_for_size;
   // Whoever sees a change from here on says so again.
-  size_is_stale_.store(false, std::memory_order_release);
+  foreign_size_.store(no_size, std::memory_order_release);
+  is_other_file_.store(false, std::memory_order_release);
   op.what = call::work;
   op.work = [](operation* self) noexcept {
     self->error = platform::current_size(self->handle, self->length);

@@ -62,10 +62,18 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   file_stats stats() const noexcept;
   std::error_code flush_error() const noexcept { return flushes_.error(); }
   void clear_flush_error() noexcept { flushes_.clear_error(); }
-  /// A watcher saw another size than this one, or another file under the name.
-  void mark_size_stale() noexcept { size_is_stale_.store(true, std::memory_order_release); }
+  /// A watcher saw the file with this size.
+  void note_size(std::uint64_t seen) noexcept {
+    foreign_size_.store(seen == size() ? no_size : seen, std::memory_order_release);
+  }
+  /// A watcher saw another file under the name.
+  void note_other_file() noexcept { is_other_file_.store(true, std::memory_order_release); }
   bool is_size_stale() const noexcept {
-    return is_open() && size_is_stale_.load(std::memory_order_acquire);
+    if (!is_open()) return false;
+    if (is_other_file_.load(std::memory_order_acquire)) return true;
+    // What was seen while a resize of ours was under way may be what that led to.
+    const std::uint64_t seen = foreign_size_.load(std::memory_order_acquire);
+    return seen != no_size && seen != size();
   }
 
   // --- blocking verbs; any thread ---
@@ -239,7 +247,9 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   std::atomic<extent*> current_;
   std::atomic<bool> closed_{false};
   std::atomic<std::uint64_t> size_;
-  std::atomic<bool> size_is_stale_{false};
+  static constexpr std::uint64_t no_size = ~std::uint64_t{0};
+  std::atomic<std::uint64_t> foreign_size_{no_size};  // that a watcher saw
+  std::atomic<bool> is_other_file_{false};
 
   mutable std::mutex mutex_;  // guards what follows, and flushes_
   std::vector<extent*> retired_;

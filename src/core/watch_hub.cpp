@@ -69,6 +69,8 @@ void watch_hub::add(const std::shared_ptr<watch_stream>& stream, const std::file
     request([placed](change_finder& finder) { finder.release(placed); });
     throw std::system_error(error, "mapio::watcher::add: " + path.string());
   }
+  // It may have changed since it was opened.
+  if (file && placed.look.exists) file->note_size(placed.look.size);
   if (placed.limit) stream->note_fallback(path, placed.limit);
   if (options.recursive && placed.look.is_folder)
     watching::let_pass((*root)->begin);

@@ -1,0 +1,177 @@
+// What is watched at the edges: files that are mapped, odd paths, other kinds of files, limits, and
+// whatever is done to a few files.
+#include <mapio/watcher.hpp>
+
+#include "support.hpp"
+
+#include <mapio/mapped_file.hpp>
+
+#include <asio/io_context.hpp>
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <random>
+#include <sstream>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <sched.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+namespace {
+
+namespace fs = std::filesystem;
+using namespace std::chrono_literals;
+using mapio::change_event;
+using mapio::change_kind;
+using mapio::errc;
+using mapio::mapped_file;
+using mapio::watch_options;
+using mapio::watcher;
+using support::write_file;
+
+watch_options recursive() {
+  watch_options options;
+  options.recursive = true;
+  return options;
+}
+watch_options missing() {
+  watch_options options;
+  options.allow_missing = true;
+  return options;
+}
+
+/// Takes everything that a watcher tells.
+class listener {
+ public:
+  listener(asio::io_context& io, watcher& changes) : io_(io), changes_(changes) {}
+  listener(const listener&) = delete;
+  listener& operator=(const listener&) = delete;
+  ~listener() { stop(); }
+
+  void listen() {
+    if (std::exchange(is_listening_, true)) return;
+    changes_.next([this](std::error_code error, change_event event) {
+      is_listening_ = false;
+      if (error) return;
+      seen.push_back(std::move(event));
+      if (!is_stopping_) listen();
+    });
+  }
+  void stop() {
+    is_stopping_ = true;
+    changes_.cancel();
+    EXPECT_TRUE(support::run_until(io_, [&] { return !is_listening_; }));
+    is_stopping_ = false;
+  }
+  template <class Condition>
+  bool wait_until(Condition condition) {
+    listen();
+    return support::run_until(io_, condition);
+  }
+  bool wait_for(change_kind kind, const fs::path& path) {
+    return wait_until([&] { return has_seen(kind, path); });
+  }
+  bool has_seen(change_kind kind, const fs::path& path) const {
+    return std::any_of(seen.begin(), seen.end(), [&](const change_event& event) {
+      return event.kind == kind && event.path == path;
+    });
+  }
+
+  std::vector<change_event> seen;
+
+ private:
+  asio::io_context& io_;
+  watcher& changes_;
+  bool is_listening_ = false;
+  bool is_stopping_ = false;
+};
+
+class watcher_edges : public testing::Test {
+ protected:
+  ~watcher_edges() override { fs::current_path(working_folder_); }
+
+  /// Runs a command of the shell in the scratch folder, to its end.
+  void shell(const std::string& command) {
+    const std::string line = "cd '" + dir_.path().string() + "' && { " + command + "; }";
+    EXPECT_EQ(std::system(line.c_str()), 0) << command;
+  }
+
+  const fs::path working_folder_ = fs::current_path();
+  support::temp_dir dir_;
+  support::temp_dir other_dir_;
+  const fs::path file_ = dir_ / "f";
+  asio::io_context io_;
+  watcher changes_{io_};
+  listener all_{io_, changes_};
+};
+
+// --- files that are mapped
+// ------------------------------------------------------------------------------------------------
+
+TEST_F(watcher_edges, tell_a_mapped_file_of_another_one_of_the_same_size) {
+  write_file(file_, "some text");
+  mapped_file file(io_);
+  support::run_coroutine(io_, [&]() -> asio::awaitable<void> {
+    co_await file.open(file_, support::read_only());
+    auto changes = file.watch();
+    shell("mv f g");
+    EXPECT_EQ((co_await changes.next()).kind, change_kind::renamed);
+    shell("mv g f");
+    EXPECT_EQ((co_await changes.next()).kind, change_kind::created);
+    EXPECT_FALSE(file.size_is_stale()) << "it is the one that is mapped";
+    shell("rm f");
+    EXPECT_EQ((co_await changes.next()).kind, change_kind::removed);
+    write_file(dir_ / "new", "any words");
+    shell("mv new f");
+    EXPECT_EQ((co_await changes.next()).kind, change_kind::created);
+    EXPECT_TRUE(file.size_is_stale());
+  });
+}
+
+TEST_F(watcher_edges, tell_a_mapped_file_what_changed_before_it_was_watched) {
+  write_file(file_, "some text");
+  mapped_file file(io_);
+  support::run_coroutine(io_, [&]() -> asio::awaitable<void> {
+    co_await file.open(file_, support::read_only());
+    support::truncate_file(file_, 4);
+    const auto changes = file.watch();
+    EXPECT_TRUE(file.size_is_stale());
+    EXPECT_EQ(co_await file.refresh(), 4U);
+    EXPECT_FALSE(file.size_is_stale());
+  });
+}
+
+TEST_F(watcher_edges, take_no_resize_of_a_mapped_file_for_that_of_another) {
+  write_file(file_, "some text");
+  mapped_file file(io_);
+  support::run_coroutine(io_, [&]() -> asio::awaitable<void> {
+    co_await file.open(file_, support::read_write());
+    auto changes = file.watch();
+    std::function<void()> go_on = [&] {
+      changes.next([&](std::error_code error, const change_event&) {
+        if (!error) go_on();
+      });
+    };
+    go_on();
+    // Some of them are looked at between the call of the OS and its end.
+    for (std::uint64_t i = 0; i < 300; ++i) {
+      co_await file.resize(10 + (i * 7919) % 5000);
+      EXPECT_FALSE(file.size_is_stale()) << i;
+    }
+    changes.close();
+  });
+}
+
+}  // namespace
