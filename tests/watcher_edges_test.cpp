@@ -174,4 +174,22 @@ TEST_F(watcher_edges, take_no_resize_of_a_mapped_file_for_that_of_another) {
   });
 }
 
+TEST_F(watcher_edges, are_of_the_folder_in_which_a_mapped_file_was_opened) {
+  write_file(file_, "some text");
+  fs::current_path(dir_.path());
+  mapped_file file(io_);
+  support::run_coroutine(io_, [&]() -> asio::awaitable<void> {
+    co_await file.open("f", support::read_only());
+    fs::current_path(other_dir_.path());
+    write_file("f", "another");
+    auto changes = file.watch();
+    support::truncate_file("f", 1);
+    support::truncate_file(file_, 4);
+    const change_event event = co_await changes.next();
+    EXPECT_EQ(event.path, "f");
+    EXPECT_EQ(event.size, 4U);
+    EXPECT_TRUE(file.size_is_stale());
+  });
+}
+
 }  // namespace

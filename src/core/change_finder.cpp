@@ -87,9 +87,9 @@ std::filesystem::path watched_folder::told_path() const {
 }
 
 watched_root::watched_root(watch_stream& s, const std::filesystem::path& path,
-                           const watch_options& o)
-    : stream(s), given(path), place(std::filesystem::absolute(path)), options(o), poll(o.poll),
-      polls_all(o.poll.count() > 0) {}
+                           const watch_options& o, const std::shared_ptr<file_state>& f)
+    : stream(s), given(path), place(f ? f->place() : std::filesystem::absolute(path)), options(o),
+      file(f), poll(o.poll), polls_all(o.poll.count() > 0) {}
 
 // --- placing watches
 // ------------------------------------------------------------------------------------------------

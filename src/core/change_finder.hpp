@@ -76,13 +76,15 @@ class watched_root {
     watching::watch_id id = watching::no_watch;
   };
 
-  watched_root(watch_stream& s, const std::filesystem::path& path, const watch_options& o);
+  /// Of a mapped file, if any, the place where it was opened counts.
+  watched_root(watch_stream& s, const std::filesystem::path& path, const watch_options& o,
+               const std::shared_ptr<file_state>& f);
 
   watch_stream& stream;
   const std::filesystem::path given;
   const std::filesystem::path place;  // the same, and absolute
   const watch_options options;
-  std::weak_ptr<file_state> file;
+  const std::weak_ptr<file_state> file;
   std::int64_t begin = 0;  // file_clock() before it was watched
 
   std::vector<step> steps;

@@ -128,6 +128,14 @@ void wait_a_little() {
   std::this_thread::sleep_for(std::chrono::microseconds(50));
 }
 
+/// A relative path counts from the working directory of now.
+std::filesystem::path place_of(const std::filesystem::path& path) {
+  if (path.empty()) return path;
+  std::error_code error;
+  std::filesystem::path place = std::filesystem::absolute(path, error);
+  return error ? path : place;
+}
+
 }  // namespace
 
 // --- opening and closing
@@ -135,8 +143,8 @@ void wait_a_little() {
 
 file_state::file_state(const std::filesystem::path& path, const open_options& options,
                        const platform::opened_file& file, extent& mapped)
-    : path_(path), options_(options), zeroes_tail_(file.zeroes_tail), medium_(file.medium),
-      hides_residency_(file.hides_residency), huge_page_(file.huge_page),
+    : path_(path), place_(place_of(path)), options_(options), zeroes_tail_(file.zeroes_tail),
+      medium_(file.medium), hides_residency_(file.hides_residency), huge_page_(file.huge_page),
       may_write_through_(
           options.mode == access::read_write &&
           (options.writes == write_path::file ||

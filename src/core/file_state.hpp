@@ -54,6 +54,8 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   std::uint64_t capacity() const noexcept;
   access mode() const noexcept { return options_.mode; }
   const std::filesystem::path& path() const noexcept { return path_; }
+  /// The same, and absolute.
+  const std::filesystem::path& place() const noexcept { return place_; }
   const open_options& options() const noexcept { return options_; }
   std::uint64_t pending_bytes() const noexcept;
   native_handle_type native_handle() const noexcept {
@@ -233,6 +235,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   void let_go_of_mapping(bool here) noexcept;
 
   const std::filesystem::path path_;
+  const std::filesystem::path place_;
   const open_options options_;
   const bool zeroes_tail_;
   const mapio::medium medium_;

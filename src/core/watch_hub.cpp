@@ -57,8 +57,7 @@ void watch_hub::request(std::function<void(change_finder&)> what) {
 void watch_hub::add(const std::shared_ptr<watch_stream>& stream, const std::filesystem::path& path,
                     const watch_options& options, const std::shared_ptr<file_state>& file) {
   auto root = std::make_shared<std::unique_ptr<watched_root>>(
-      std::make_unique<watched_root>(*stream, path, options));
-  (*root)->file = file;
+      std::make_unique<watched_root>(*stream, path, options, file));
   (*root)->begin = watching::file_clock();
   const std::uint64_t misses = finder_.misses();
   change_finder::placed_watches placed = finder_.place((*root)->place);
