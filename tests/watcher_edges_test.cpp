@@ -192,4 +192,54 @@ TEST_F(watcher_edges, are_of_the_folder_in_which_a_mapped_file_was_opened) {
   });
 }
 
+// --- paths
+// ------------------------------------------------------------------------------------------------
+
+TEST_F(watcher_edges, tell_the_new_name_of_what_was_given_with_a_slash) {
+  shell("mkdir -p a/b");
+  changes_.add(dir_ / "a/b/");
+  shell("mv a/b a/d");
+  ASSERT_TRUE(all_.wait_until([&] { return !all_.seen.empty(); }));
+  EXPECT_EQ(all_.seen[0].kind, change_kind::renamed);
+  EXPECT_EQ(all_.seen[0].previous_path, dir_ / "a/b/");
+  EXPECT_EQ(all_.seen[0].path, dir_ / "a/d");
+}
+
+TEST_F(watcher_edges, tell_no_new_name_of_what_was_given_without_one) {
+  shell("mkdir -p a/b");
+  fs::current_path(dir_ / "a/b");
+  changes_.add(".");
+  shell("mv a/b a/d");
+  EXPECT_TRUE(all_.wait_for(change_kind::removed, "."));
+  EXPECT_EQ(all_.seen.size(), 1U);
+}
+
+TEST_F(watcher_edges, are_watched_whatever_bytes_are_in_a_name) {
+  const std::string longest(255, 'n');
+  const std::string raw = "\xff\xfe\x01 \n";
+  const fs::path folder = dir_ / (longest.substr(1) + "d");
+  changes_.add(dir_.path(), recursive());
+  changes_.add(dir_ / raw, missing());
+  fs::create_directory(folder);
+  for (const fs::path& path : {dir_ / longest, dir_ / raw, folder / longest, folder / raw}) {
+    write_file(path, "");
+    EXPECT_TRUE(all_.wait_for(change_kind::created, path)) << path;
+  }
+  EXPECT_EQ(support::code_of([&] { changes_.add(dir_ / (longest + "n")); }),
+            std::errc::filename_too_long);
+}
+
+TEST_F(watcher_edges, follow_links_that_lead_nowhere_for_a_while) {
+  shell("ln -s b a; ln -s a b; echo text > f");
+  EXPECT_EQ(support::code_of([&] { changes_.add(dir_ / "a"); }),
+            std::errc::too_many_symbolic_link_levels);
+  changes_.add(file_);
+  shell("rm f; ln -s a f");
+  EXPECT_TRUE(all_.wait_for(change_kind::removed, file_));
+  shell("rm b; echo text > b");
+  EXPECT_TRUE(all_.wait_for(change_kind::created, file_));
+  shell("echo more >> b");
+  EXPECT_TRUE(all_.wait_for(change_kind::modified, file_));
+}
+
 }  // namespace

@@ -61,6 +61,16 @@ bool has_one_name(const watched_root& root) noexcept {
                        [](const auto& step) { return !step.name.empty(); }) == 1;
 }
 
+/// What the user gave, without the slashes behind it.
+std::filesystem::path without_slash(const std::filesystem::path& given) {
+  return given.has_filename() ? given : given.parent_path();
+}
+
+/// Tells whether a root has no link on the way, and was given by this name.
+bool is_named(const watched_root& root, const std::string& name) {
+  return has_one_name(root) && without_slash(root.given).filename() == name;
+}
+
 bool is_in(const watched_folder& inner, const watched_folder& outer) noexcept {
   const watched_folder* at = &inner;
   while (at != nullptr && at != &outer)
@@ -887,7 +897,7 @@ void change_finder::begin_move(const notice& n) {
   move.until = watch_clock::now() + longest_move;
   const auto folders = ids_.at(n.id).folders;
   for (watched_root* root : roots_by_name(n)) {
-    if (takes_hints(*root) || !has_one_name(*root))
+    if (takes_hints(*root) || !is_named(*root, n.name))
       hint(*root, 0);
     else
       move.roots.push_back(root);
@@ -930,7 +940,7 @@ void change_finder::end_move(const notice& n, const file_look& look) {
         });
     std::filesystem::path now;
     if (ending_.from.id == n.id)
-      now = root->given.parent_path() / n.name;
+      now = without_slash(root->given).parent_path() / n.name;
     else if (parent != concerned_.end())
       now = (*parent)->told_path() / n.name;
     else
