@@ -242,4 +242,15 @@ TEST_F(watcher_edges, follow_links_that_lead_nowhere_for_a_while) {
   EXPECT_TRUE(all_.wait_for(change_kind::modified, file_));
 }
 
+TEST_F(watcher_edges, tell_that_a_folder_is_gone_where_its_name_leads_to_a_file) {
+  shell("mkdir d; echo text > d/x; echo text > file; ln -s d link; ln -s file new");
+  changes_.add(dir_ / "link", recursive());
+  shell("mv -T new link");
+  EXPECT_TRUE(all_.wait_for(change_kind::created, dir_ / "link"));
+  ASSERT_EQ(all_.seen.size(), 2U);
+  EXPECT_EQ(all_.seen[0].kind, change_kind::removed) << "with all that was in it";
+  shell("ln -s d new; mv -T new link");
+  EXPECT_TRUE(all_.wait_for(change_kind::created, dir_ / "link" / "x"));
+}
+
 }  // namespace

@@ -1307,6 +1307,11 @@ void change_finder::compare_root(watched_root& root, const file_look& look,
     kind = change_kind::replaced;
   else
     kind = difference(before, look, at_least);
+  if (kind == change_kind::replaced && before.is_folder && !look.is_folder) {
+    // What was told of in it is gone with it.
+    tell(root, change_kind::removed, root.given, {});
+    kind = change_kind::created;
+  }
   if (kind) tell(root, *kind, root.given, look);
 }
 
