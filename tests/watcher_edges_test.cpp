@@ -253,4 +253,31 @@ TEST_F(watcher_edges, tell_that_a_folder_is_gone_where_its_name_leads_to_a_file)
   EXPECT_TRUE(all_.wait_for(change_kind::created, dir_ / "link" / "x"));
 }
 
+// --- where the OS does not tell
+// ------------------------------------------------------------------------------------------------
+
+TEST_F(watcher_edges, poll_a_file_system_in_a_tree_that_does_not_tell) {
+  const auto end = support::in_fresh_process([&] {
+    shell("mkdir -p top/s");
+    const fs::path folder = dir_ / "top" / "s";
+    if (::unshare(CLONE_NEWNS) != 0 ||
+        ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+        ::mount("/sys/kernel/mm", folder.c_str(), nullptr, MS_BIND, nullptr) != 0)
+      return;
+    asio::io_context io;
+    watcher changes(io);
+    listener all(io, changes);
+    changes.add(dir_ / "top", recursive());
+    // Found on a worker.
+    EXPECT_TRUE(all.wait_until([&] {
+      write_file(dir_ / "top" / "f", "text");
+      const auto reasons = changes.fallbacks();
+      return std::any_of(reasons.begin(), reasons.end(), [&](const auto& fallback) {
+        return fallback.path == folder && fallback.reason == errc::unsupported;
+      });
+    }));
+  });
+  EXPECT_TRUE(end.ok()) << end;
+}
+
 }  // namespace

@@ -1181,11 +1181,15 @@ bool change_finder::watch(watched_folder& folder, const file_look& itself) {
     return false;
   }
   if (error) {
+    unsubscribe(folder);
     fall_back(folder, error);
-  } else {
-    subscribe(folder, id);
-    folder.is_polled = false;
+    return true;
   }
+  subscribe(folder, id);
+  folder.is_polled = false;
+  // Of the file system of the top somebody has asked.
+  if (itself.device != folder.root.seen.device && watching::may_change_unseen(place))
+    fall_back(folder, errc::unsupported);
   return true;
 }
 
