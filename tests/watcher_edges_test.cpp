@@ -280,4 +280,37 @@ TEST_F(watcher_edges, poll_a_file_system_in_a_tree_that_does_not_tell) {
   EXPECT_TRUE(end.ok()) << end;
 }
 
+TEST_F(watcher_edges, let_go_of_a_folder_though_another_one_may_not_be_watched) {
+  const auto end = support::in_fresh_process([&] {
+    // What this process may watch is limited by its own rules then.
+    const auto write_to = [](const char* path, const std::string& text) {
+      std::ofstream out(path);
+      out << text << std::flush;
+      return static_cast<bool>(out);
+    };
+    const auto uid = std::to_string(::getuid());
+    const auto gid = std::to_string(::getgid());
+    if (::unshare(CLONE_NEWUSER) != 0) return;
+    write_to("/proc/self/setgroups", "deny");
+    if (!write_to("/proc/self/uid_map", "0 " + uid + " 1") ||
+        !write_to("/proc/self/gid_map", "0 " + gid + " 1"))
+      return;
+    shell("mkdir a b; ln -s a link; ln -s b new");
+    const fs::path link = dir_ / "link";
+    asio::io_context io;
+    watcher changes(io);
+    listener all(io, changes);
+    changes.add(link);
+    write_file(dir_ / "a" / "x", "");
+    ASSERT_TRUE(all.wait_for(change_kind::created, link / "x"));
+    if (!write_to("/proc/sys/user/max_inotify_watches", "1")) return;
+    shell("mv -T new link");
+    ASSERT_TRUE(all.wait_for(change_kind::replaced, link));
+    shell("echo > a/wrong; echo > b/right");
+    EXPECT_TRUE(all.wait_for(change_kind::created, link / "right"));
+    EXPECT_FALSE(all.has_seen(change_kind::created, link / "wrong"));
+  });
+  EXPECT_TRUE(end.ok()) << end;
+}
+
 }  // namespace

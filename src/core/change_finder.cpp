@@ -267,7 +267,10 @@ void change_finder::settle(watched_root& root, placed_watches&& placed) {
   }
   if (placed.look.exists && placed.look.is_folder) {
     if (!root.tree) root.tree = std::make_unique<watched_folder>(root, nullptr, std::string());
-    if (placed.folder != no_watch) subscribe(*root.tree, placed.folder);
+    if (placed.folder != no_watch)
+      subscribe(*root.tree, placed.folder);
+    else
+      unsubscribe(*root.tree);  // It is that of another folder.
   }
   for (const auto& step : old_steps)
     unsubscribe(root, step);
