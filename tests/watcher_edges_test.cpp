@@ -18,6 +18,7 @@
 #include <fstream>
 #include <functional>
 #include <map>
+#include <optional>
 #include <random>
 #include <sstream>
 #include <string>
@@ -311,6 +312,197 @@ TEST_F(watcher_edges, let_go_of_a_folder_though_another_one_may_not_be_watched) 
     EXPECT_FALSE(all.has_seen(change_kind::created, link / "wrong"));
   });
   EXPECT_TRUE(end.ok()) << end;
+}
+
+// --- whatever is done to a few files
+// ------------------------------------------------------------------------------------------------
+
+/// Changes two folders at random. There are few names, so that one has been a file, a link, another
+/// name of a file and a folder by the time that anybody looks.
+class random_changes {
+ public:
+  random_changes(fs::path top, unsigned seed) : top_(std::move(top)), random_(seed) {}
+
+  void make(unsigned count) {
+    for (; count > 0; --count)
+      make_one();
+  }
+  unsigned below(unsigned end) { return static_cast<unsigned>(random_() % end); }
+
+ private:
+  // Most of them fail, one way or another.
+  void make_one() {
+    const fs::path file = some_file();
+    const fs::path other = some_file();
+    std::error_code ignored;
+    switch (below(14)) {
+    case 0:
+      fs::remove_all(file, ignored);
+      return;
+    case 1:
+      fs::remove(file, ignored);
+      return;
+    case 2:
+      fs::rename(file, other, ignored);
+      return;
+    case 3:
+      static_cast<void>(!::truncate(file.c_str(), static_cast<off_t>(below(6))));
+      return;
+    case 4:
+      fs::rename(some_folder(), some_folder(), ignored);
+      return;
+    case 5:
+      fs::rename(some_folder(), top_ / "away", ignored);
+      return;
+    case 6:
+      fs::rename(top_ / "away", some_folder(), ignored);
+      return;
+    case 7:
+      fs::create_directory(some_folder(), ignored);
+      return;
+    case 8:
+      if (below(3) == 0) fs::create_directory(file, ignored);
+      return;
+    case 9:
+      fs::create_hard_link(file, other, ignored);
+      return;
+    case 10:
+      fs::create_symlink(other, file, ignored);
+      return;
+    case 11:
+      write_file(top_ / "new", std::string(below(9), 'x'));
+      fs::rename(top_ / "new", file, ignored);
+      return;
+    default:
+      std::ofstream(file, std::ios::app) << std::string(1 + below(4), 'x');
+    }
+  }
+  fs::path some_folder() { return top_ / std::string(1, "de"[below(2)]); }
+  fs::path some_file() { return some_folder() / std::string(1, "fgh"[below(3)]); }
+
+  const fs::path top_;
+  std::mt19937 random_;
+};
+
+/// What a consumer knows of files that are watched one by one: their sizes, if they are there.
+class rebuilt_files {
+ public:
+  static std::optional<std::uint64_t> look_at(const fs::path& path) {
+    std::error_code error;
+    if (!fs::exists(path, error)) return std::nullopt;
+    return fs::is_directory(path, error) ? 0 : fs::file_size(path, error);
+  }
+  void look_at_all() {
+    for (auto& [path, size] : files)
+      size = look_at(path);
+  }
+  void apply(const change_event& event) {
+    const bool is_gone = event.kind == change_kind::removed || event.kind == change_kind::renamed;
+    const auto known =
+        files.find(event.kind == change_kind::renamed ? event.previous_path : event.path);
+    if (known == files.end()) return;
+    if (is_gone)
+      known->second.reset();
+    else if (event.size)
+      known->second = event.size;
+    else if (event.kind == change_kind::created || event.kind == change_kind::replaced)
+      known->second = 0;
+  }
+
+  std::map<fs::path, std::optional<std::uint64_t>> files;
+};
+
+class watched_files : public testing::Test {
+ protected:
+  void rebuild(std::size_t capacity, watch_options options, bool adds_again = false) {
+    options.allow_missing = true;
+    const unsigned rounds = support::under_asan || support::under_tsan ? 10 : 40;
+    for (unsigned round = 1; round <= rounds && !HasFailure(); ++round) {
+      SCOPED_TRACE(round);
+      const support::temp_dir dir;
+      const fs::path top = dir / "top";
+      fs::create_directories(top / "d");
+      fs::create_directories(top / "e");
+      random_changes changes(top, round);
+      changes.make(20);
+
+      asio::io_context io;
+      watcher watched(io, capacity);
+      listener all(io, watched);
+      rebuilt_files told;
+      const auto add = [&](const fs::path& path) {
+        std::error_code loop;
+        static_cast<void>(fs::exists(path, loop));
+        if (loop) return;  // refused
+        watched.add(path, options);
+        told.files[path] = rebuilt_files::look_at(path);
+      };
+      for (const char* name : {"d/f", "d/g", "e/f"})
+        add(top / name);
+      const auto take = [&] {
+        for (const change_event& event : std::exchange(all.seen, {}))
+          told.apply(event);
+      };
+      for (int i = 0; i < 15; ++i) {
+        changes.make(1 + changes.below(12));
+        if (adds_again && changes.below(3) == 0) {
+          watched.remove(top / "d/f");
+          told.files.erase(top / "d/f");
+          all.listen();
+          io.restart();
+          io.run_for(2ms);
+          all.stop();
+          take();
+          add(top / "d/f");
+        }
+        // Now and then somebody reads.
+        if (changes.below(2) == 0) continue;
+        all.listen();
+        io.restart();
+        io.run_for(std::chrono::microseconds(changes.below(1000)));
+      }
+      const auto expect_rebuilt = [&] {
+        rebuilt_files now = told;
+        now.look_at_all();
+        EXPECT_TRUE(all.wait_until([&] {
+          take();
+          return told.files == now.files;
+        }));
+      };
+      expect_rebuilt();
+      // All of them are still watched.
+      for (const auto& [path, size] : told.files)
+        if (size) std::ofstream(path, std::ios::app) << "last";
+      expect_rebuilt();
+      std::error_code ignored;
+      fs::remove_all(top, ignored);
+      expect_rebuilt();
+    }
+  }
+};
+
+TEST_F(watched_files, are_rebuilt_from_events_whatever_is_done_to_them) {
+  rebuild(4096, {});
+}
+
+TEST_F(watched_files, are_rebuilt_from_events_that_are_gathered) {
+  watch_options options;
+  options.coalesce = 3ms;
+  rebuild(4096, options);
+}
+
+TEST_F(watched_files, are_rebuilt_from_events_while_they_are_polled) {
+  watch_options options;
+  options.poll = 2ms;
+  rebuild(4096, options);
+}
+
+TEST_F(watched_files, are_rebuilt_where_one_event_may_wait) {
+  rebuild(1, {});
+}
+
+TEST_F(watched_files, are_rebuilt_from_events_though_one_is_added_again) {
+  rebuild(4096, {}, true);
 }
 
 }  // namespace
