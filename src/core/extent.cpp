@@ -168,7 +168,7 @@ void extent::let_go() noexcept {
 void extent::map_for_reading(native_handle_type file, std::uint64_t length) noexcept {
   std::byte* base = nullptr;
   if (was_mapped_for_reading_.exchange(true)) return;
-  if (platform::map(file, access::read_only, length, base)) return;
+  if (platform::map(file, access::read_only, length, length, base)) return;
   if (!platform::read_in_large_pieces(base, length)) return platform::unmap(base, length);
   reading_length_ = length;
   reading_base_.store(base, std::memory_order_release);
@@ -178,7 +178,7 @@ std::error_code extent::make(native_handle_type file, access mode, std::uint64_t
                              std::uint64_t capacity, extent*& result) noexcept {
   std::byte* base = nullptr;
   if (capacity != 0)
-    if (std::error_code error = platform::map(file, mode, capacity, base)) return error;
+    if (std::error_code error = platform::map(file, mode, size, capacity, base)) return error;
   auto* e = new (std::nothrow) extent(base, size, capacity);
   if (e == nullptr) {
     if (base != nullptr) platform::unmap(base, capacity);

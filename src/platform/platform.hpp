@@ -13,7 +13,7 @@
 MAPIO_NAMESPACE_BEGIN
 namespace detail::platform {
 
-inline constexpr native_handle_type no_handle = native_handle_type(-1);
+inline const native_handle_type no_handle = native_handle_type(std::intptr_t{-1});
 
 /// A file as open() leaves it, with what the rest needs to know about where it lives.
 struct opened_file {
@@ -81,9 +81,9 @@ void abandon_copy(file_copy& copy) noexcept;
 /// Removes the name of a file; not of a folder.
 std::error_code remove(const std::filesystem::path& path) noexcept;
 
-/// Maps `capacity` bytes of a file, more than it has where the OS can do that.
-std::error_code map(native_handle_type file, access mode, std::uint64_t capacity,
-                    std::byte*& base) noexcept;
+/// Maps a file of `size` bytes, and `capacity` of them, more than it has, where the OS can do that.
+std::error_code map(native_handle_type file, access mode, std::uint64_t size,
+                    std::uint64_t capacity, std::byte*& base) noexcept;
 /// Has a mapping's pages read in pieces of some MiB, however far the device's read-ahead goes;
 /// false where that is not to be had.
 bool read_in_large_pieces(std::byte* base, std::uint64_t length) noexcept;

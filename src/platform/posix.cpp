@@ -598,7 +598,7 @@ std::atomic<std::uint64_t> reserved{0};
 
 }  // namespace
 
-std::error_code map(native_handle_type file, access mode, std::uint64_t capacity,
+std::error_code map(native_handle_type file, access mode, std::uint64_t, std::uint64_t capacity,
                     std::byte*& base) noexcept {
   const int protection = mode == access::read_only ? PROT_READ : PROT_READ | PROT_WRITE;
   const int flags = mode == access::copy_on_write ? MAP_PRIVATE : MAP_SHARED;
