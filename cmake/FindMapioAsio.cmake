@@ -1,6 +1,24 @@
 # Standalone Asio: target mapio::asio, MAPIO_ASIO_INCLUDE_DIR to point at other headers.
 #
 # Not called FindAsio: the name would collide with modules that consumers bring along.
+#
+# When building for another system, Asio may be there only among the headers of the system that
+# builds, which must not be seen beside it: a folder that leads to Asio alone is made then.
+if(CMAKE_CROSSCOMPILING AND NOT MAPIO_ASIO_INCLUDE_DIR)
+  find_path(MAPIO_HOST_ASIO_INCLUDE_DIR asio.hpp
+    PATHS /usr/include /usr/local/include
+    NO_DEFAULT_PATH NO_CMAKE_FIND_ROOT_PATH)
+  mark_as_advanced(MAPIO_HOST_ASIO_INCLUDE_DIR)
+  if(MAPIO_HOST_ASIO_INCLUDE_DIR)
+    set(_mapio_asio_alone "${CMAKE_BINARY_DIR}/asio_headers")
+    file(MAKE_DIRECTORY "${_mapio_asio_alone}")
+    foreach(_mapio_asio_part IN ITEMS asio asio.hpp)
+      file(CREATE_LINK "${MAPIO_HOST_ASIO_INCLUDE_DIR}/${_mapio_asio_part}"
+        "${_mapio_asio_alone}/${_mapio_asio_part}" SYMBOLIC)
+    endforeach()
+    set(MAPIO_ASIO_INCLUDE_DIR "${_mapio_asio_alone}" CACHE PATH "Folder that holds asio.hpp (standalone Asio)")
+  endif()
+endif()
 find_path(MAPIO_ASIO_INCLUDE_DIR asio.hpp DOC "Folder that holds asio.hpp (standalone Asio)")
 mark_as_advanced(MAPIO_ASIO_INCLUDE_DIR)
 
@@ -33,10 +51,18 @@ if(LINUX)
   list(APPEND MapioAsio_DEFINITIONS ASIO_HAS_STD_ALIGNED_ALLOC=1)
 endif()
 
+# Asio's sockets, and what Windows its headers may rely on.
+set(MapioAsio_LIBRARIES "")
+if(WIN32)
+  list(APPEND MapioAsio_DEFINITIONS _WIN32_WINNT=0x0A00 NOMINMAX WIN32_LEAN_AND_MEAN)
+  set(MapioAsio_LIBRARIES ws2_32 mswsock)
+endif()
+
 if(MapioAsio_FOUND AND NOT TARGET mapio::asio)
   # GLOBAL, because with add_subdirectory the parent links mapio from outside this directory.
   add_library(mapio::asio INTERFACE IMPORTED GLOBAL)
   set_target_properties(mapio::asio PROPERTIES
     INTERFACE_INCLUDE_DIRECTORIES "${MAPIO_ASIO_INCLUDE_DIR}"
-    INTERFACE_COMPILE_DEFINITIONS "${MapioAsio_DEFINITIONS}")
+    INTERFACE_COMPILE_DEFINITIONS "${MapioAsio_DEFINITIONS}"
+    INTERFACE_LINK_LIBRARIES "${MapioAsio_LIBRARIES}")
 endif()
