@@ -2,12 +2,13 @@
 
 #include "core/engine.hpp"
 #include "io_uring.hpp"
+#include "iocp.hpp"
 #include "thread_pool.hpp"
 
 #include <mapio/error.hpp>
 
-#include <asio/detail/scheduler.hpp>
 #include <asio/execution_context.hpp>
+#include <asio/io_context.hpp>
 
 #include <cstdlib>
 #include <string>
@@ -26,7 +27,7 @@ class engine_service final : public asio::execution_context::service {
       : service(context), engine_(std::make_shared<engine>(context)) {
     // Services are shut down newest first: the scheduler that we post to must be older than we are,
     // and the reactor that other threads may still reach through us.
-    asio::use_service<asio::detail::scheduler>(context);
+    asio::use_service<asio::detail::io_context_impl>(context);
     create_services_for_io_uring(context);
   }
 
@@ -76,8 +77,16 @@ std::unique_ptr<backend> engine::make_backend(backend_kind kind) {
       throw std::system_error(error, "mapio: no io_uring: " + reason);
     why = reason;
   }
-  if (kind == backend_kind::iocp)
-    throw std::system_error(errc::unsupported, "mapio: no completion ports on this platform");
+  if (kind == backend_kind::automatic || kind == backend_kind::iocp) {
+    std::error_code error;
+    std::string port_reason;
+    if (auto port = make_iocp(port_reason, error)) {
+      info_ = {backend_kind::iocp, kind == backend_kind::automatic ? "available" : why};
+      return port;
+    }
+    if (kind == backend_kind::iocp || error != errc::unsupported)
+      throw std::system_error(error, "mapio: no iocp: " + port_reason);
+  }
   info_ = {backend_kind::thread_pool, why};
   return std::make_unique<thread_pool>();
 }
