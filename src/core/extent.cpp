@@ -2,8 +2,10 @@
 
 #include "engine.hpp"
 #include "file_state.hpp"
+#include "page_bounds.hpp"
 #include "platform/platform.hpp"
 
+#include <algorithm>
 #include <array>
 #include <new>
 #include <thread>
@@ -160,15 +162,17 @@ extent::~extent() {
 }
 
 void extent::let_go() noexcept {
-  if (base_ != nullptr) platform::unmap(base_, capacity_);
+  if (base() != nullptr) platform::unmap(base(), capacity());
   if (std::byte* const reading = reading_base_.load(std::memory_order_relaxed))
     platform::unmap(reading, reading_length_);
+  is_unmapped_.store(true, std::memory_order_release);
 }
 
 void extent::map_for_reading(native_handle_type file, std::uint64_t length) noexcept {
   std::byte* base = nullptr;
+  std::uint64_t capacity = length;
   if (was_mapped_for_reading_.exchange(true)) return;
-  if (platform::map(file, access::read_only, length, length, base)) return;
+  if (platform::map(file, access::read_only, length, capacity, base)) return;
   if (!platform::read_in_large_pieces(base, length)) return platform::unmap(base, length);
   reading_length_ = length;
   reading_base_.store(base, std::memory_order_release);
@@ -176,20 +180,53 @@ void extent::map_for_reading(native_handle_type file, std::uint64_t length) noex
 
 std::error_code extent::make(native_handle_type file, access mode, std::uint64_t size,
                              std::uint64_t capacity, extent*& result) noexcept {
+  const std::uint64_t most_capacity = capacity;
   std::byte* base = nullptr;
   if (capacity != 0)
     if (std::error_code error = platform::map(file, mode, size, capacity, base)) return error;
-  auto* e = new (std::nothrow) extent(base, size, capacity);
+  const std::uint64_t mapped_end = platform::mappings_are_free ? capacity : page_ceil(size);
+  auto* e = new (std::nothrow) extent(base, size, capacity, mapped_end, most_capacity);
   if (e == nullptr) {
     if (base != nullptr) platform::unmap(base, capacity);
     return make_error_code(std::errc::not_enough_memory);
   }
-  if (!e->dirty.reserve(capacity) || !e->stored.reserve(capacity)) {
+  if (!e->dirty.reserve(most_capacity) || !e->stored.reserve(most_capacity)) {
     e->release(true);
     e->drop();
     return make_error_code(std::errc::not_enough_memory);
   }
   result = e;
+  return {};
+}
+
+std::error_code extent::map_more(native_handle_type file, std::uint64_t size) noexcept {
+  std::uint64_t capacity = this->capacity();
+  const std::error_code error = platform::map_more(file, base(), mapped_end(), size, capacity);
+  if (!error) mapped_end_.store(page_ceil(size), std::memory_order_relaxed);
+  capacity_.store(error ? mapped_end() : capacity, std::memory_order_relaxed);
+  return error;
+}
+
+bool extent::unmap_if_unused() noexcept {
+  if (!has_sole_user()) return false;
+  if (base() != nullptr) platform::unmap(base(), capacity());
+  base_.store(nullptr, std::memory_order_relaxed);
+  capacity_.store(0, std::memory_order_relaxed);
+  mapped_end_.store(0, std::memory_order_relaxed);
+  limit.store(0, std::memory_order_relaxed);
+  return true;
+}
+
+std::error_code extent::map_again(native_handle_type file, access mode, std::uint64_t size,
+                                  std::uint64_t capacity) noexcept {
+  std::byte* base = nullptr;
+  capacity = std::min(capacity, most_capacity_);
+  if (capacity != 0)
+    if (std::error_code error = platform::map(file, mode, size, capacity, base)) return error;
+  base_.store(base, std::memory_order_relaxed);
+  capacity_.store(capacity, std::memory_order_relaxed);
+  mapped_end_.store(page_ceil(size), std::memory_order_relaxed);
+  limit.store(size, std::memory_order_relaxed);
   return {};
 }
 

@@ -41,6 +41,8 @@ class shared_resource {
   void dispose_like(shared_resource& other) noexcept { dispose_on(other.home()); }
   /// Ends the owner's interest in the object; not to be touched afterwards.
   void drop() noexcept;
+  /// Tells whether the caller is the only user; another thread may become one, or end.
+  bool has_sole_user() const noexcept { return users_.load(std::memory_order_acquire) == 1; }
   /// Ends the use of the caller if it is the only one: nobody can become a user any more, and
   /// nothing is let go of. True: it was.
   bool end_if_sole() noexcept;
@@ -85,8 +87,12 @@ class extent final : public shared_resource {
   static std::error_code make(native_handle_type file, access mode, std::uint64_t size,
                               std::uint64_t capacity, extent*& result) noexcept;
 
-  std::byte* base() const noexcept { return base_; }
-  std::uint64_t capacity() const noexcept { return capacity_; }
+  std::byte* base() const noexcept { return base_.load(std::memory_order_relaxed); }
+  std::uint64_t capacity() const noexcept { return capacity_.load(std::memory_order_relaxed); }
+  /// Returns how far there are pages: all of the capacity, or what the file has.
+  std::uint64_t mapped_end() const noexcept { return mapped_end_.load(std::memory_order_relaxed); }
+  /// Maps what is not mapped of a file that has grown to `size`, within the capacity.
+  std::error_code map_more(native_handle_type file, std::uint64_t size) noexcept;
 
   /// Views and copies may reach up to here. Lowered when a shrink is initiated, so that it ends
   /// some day.
@@ -182,6 +188,15 @@ class extent final : public shared_resource {
       return false;
     });
   }
+  /// Where mappings are not free: unmaps if nobody but the caller uses it. Who has it current again
+  /// after map_again() may use it as before.
+  bool unmap_if_unused() noexcept;
+  std::error_code map_again(native_handle_type file, access mode, std::uint64_t size,
+                            std::uint64_t capacity) noexcept;
+  /// Returns the largest size that map_again() takes.
+  std::uint64_t largest_mapped_again() const noexcept { return most_capacity_; }
+  /// Tells whether its last user is gone, and its views.
+  bool is_unmapped() const noexcept { return is_unmapped_.load(std::memory_order_acquire); }
   /// Forbids new pins; the ones that live become users, and the last of them unmaps. Then releases
   /// the caller's use.
   void orphan(bool here) noexcept;
@@ -202,8 +217,10 @@ class extent final : public shared_resource {
     std::array<pin_slot, 4> slots;
   };
 
-  extent(std::byte* base, std::uint64_t size, std::uint64_t capacity) noexcept
-      : limit(size), base_(base), capacity_(capacity), newest_(&first_block_) {
+  extent(std::byte* base, std::uint64_t size, std::uint64_t capacity, std::uint64_t mapped_end,
+         std::uint64_t most_capacity) noexcept
+      : limit(size), base_(base), capacity_(capacity), mapped_end_(mapped_end),
+        most_capacity_(most_capacity), newest_(&first_block_) {
     first_block_.size = first_slots_.size();
     first_block_.slots = first_slots_.data();
   }
@@ -252,8 +269,13 @@ class extent final : public shared_resource {
     copies_wait_.store(false, std::memory_order_relaxed);
   }
 
-  std::byte* const base_;
-  const std::uint64_t capacity_;
+  void unmap() noexcept;
+
+  std::atomic<std::byte*> base_;
+  std::atomic<std::uint64_t> capacity_;
+  std::atomic<std::uint64_t> mapped_end_;
+  const std::uint64_t most_capacity_;  // there are bits for so much
+  std::atomic<bool> is_unmapped_{false};
   std::atomic<bool> was_mapped_for_reading_{false};
   std::atomic<std::byte*> reading_base_{nullptr};
   std::uint64_t reading_length_ = 0;

@@ -44,7 +44,10 @@ enum resize_step : std::uint8_t {
   unlocking_the_cut,
   undoing,
   mapping_larger,
+  mapping_more,
   waiting_to_move,
+  waiting_to_map_anew,
+  mapped_anew,
   withdrawn_from_its_turn
 };
 
@@ -124,6 +127,14 @@ std::error_code verdict_on_copy(const operation& op, failure why) noexcept {
   return why == errc::not_open ? overtaken_by_close(op) : error_of(why);
 }
 
+void zero(std::byte* address, std::uint64_t bytes) noexcept {
+  static constexpr std::array<std::byte, 4096> zeros{};
+  for (std::uint64_t done = 0; done < bytes; done += zeros.size())
+    platform::guarded_copy(
+        address + done, zeros.data(),
+        static_cast<std::size_t>(std::min<std::uint64_t>(bytes - done, zeros.size())));
+}
+
 void wait_a_little() {
   std::this_thread::sleep_for(std::chrono::microseconds(50));
 }
@@ -197,6 +208,8 @@ std::error_code file_state::open(const std::filesystem::path& path, const open_o
   extent* mapped = nullptr;
   std::error_code error;
   if (starts_over || !file.created.empty()) error = check_size(file.size, file.huge_page);
+  const bool starts_before_mapping = starts_over && !platform::mappings_are_free;
+  if (!error && starts_before_mapping) error = platform::start_over(file.file, old_size, options);
   if (!error)
     error = map_at_most(file.file, options, file.size,
                         wanted_capacity(options, file.size, file.huge_page), mapped);
@@ -219,7 +232,8 @@ std::error_code file_state::open(const std::filesystem::path& path, const open_o
   mapped->notify_on_drop(result);
   error = result->start_policy();
   // When everything else is certain that can fail, but for what needs the bytes themselves.
-  if (!error && starts_over) error = platform::start_over(file.file, old_size, options);
+  if (!error && starts_over && !starts_before_mapping)
+    error = platform::start_over(file.file, old_size, options);
   if (!error) error = result->prefault_if_eager();
   if (error) {
     result.reset();
@@ -1643,16 +1657,18 @@ void file_state::adopt_size(operation& op) noexcept {
   if (op.length > largest_size) return end_resize(op, make_error_code(std::errc::file_too_large));
   const std::uint64_t size = size_.load(std::memory_order_relaxed);
   if (op.length == size) return end_resize(op, {});
-  if (op.length > size) return op.length > e->capacity() ? map_larger(op) : publish_growth(op);
+  if (op.length > size) return publish_or_map(op, *e);
   e->limit.store(op.length, std::memory_order_seq_cst);
   publish_cut(op);
 }
 
-// A shrink waits for pins of what it cuts, a move for all of them. Somebody blocked does not wait
-// for regions, since it may well hold them itself; verbs under way end by themselves.
+// A shrink waits for pins of what it cuts, a move for all of them, and so does a shrink where
+// mappings are not free. Somebody blocked does not wait for regions, since it may well hold them
+// itself; verbs under way end by themselves.
 void file_state::resize_when_unpinned(operation& op) noexcept {
   std::error_code why;
   bool moves = false;
+  bool is_mapped_anew = false;
   {
     std::lock_guard lock(mutex_);
     extent* const e = mapped();
@@ -1660,7 +1676,8 @@ void file_state::resize_when_unpinned(operation& op) noexcept {
       why = overtaken_by_close(op);
     } else {
       moves = op.length > e->capacity();
-      const std::uint64_t from = moves ? 0 : op.length;
+      is_mapped_anew = !platform::mappings_are_free && op.length <= e->largest_mapped_again();
+      const std::uint64_t from = moves || !platform::mappings_are_free ? 0 : op.length;
       if (!op.home && e->count_pins(from, false).regions != 0) {
         why = errc::pinned;
       } else {
@@ -1678,6 +1695,7 @@ void file_state::resize_when_unpinned(operation& op) noexcept {
   }
   if (why) return larger_ != nullptr ? undo_growth(op, why) : end_resize(op, why);
   if (larger_ != nullptr) return move_to_larger(op);
+  if (is_mapped_anew) return resize_unmapped(op);
   if (moves) return grow(op);
   op.step = cutting;
   op.what = call::truncate;
@@ -1725,6 +1743,21 @@ void file_state::undo_growth(operation& op, std::error_code cause) noexcept {
   op.is_final = true;
   op.cancel_requested = false;
   op.step = undoing;
+  if (!platform::mappings_are_free && !op.flag) {
+    op.what = call::work;
+    op.work = [](operation* self) noexcept {
+      file_state& file = *self->file;
+      if (file.larger_ != nullptr) {
+        file.larger_->release(true);
+        std::exchange(file.larger_, nullptr)->drop();
+      }
+      self->range = {};
+      // Where somebody has begun to use it since, the file stays longer than it is known to be.
+      static_cast<void>(file.map_anew(*self, file.size_.load(std::memory_order_relaxed)));
+    };
+    op.runner->submit(op);
+    return;
+  }
   // Whose growth it was not takes nothing back.
   op.what = op.flag ? call::work : call::truncate;
   op.work = [](operation*) noexcept {};
@@ -1792,6 +1825,20 @@ void file_state::publish_cut(operation& op) noexcept {
   unlock_the_cut(op, old_end);
 }
 
+// Of a file that has grown.
+void file_state::publish_or_map(operation& op, extent& e) noexcept {
+  if (op.length > e.capacity()) return map_larger(op);
+  if (op.length <= e.mapped_end()) return publish_growth(op);
+  op.range = e.acquire(0, 0, pin_slot::operation);  // keeps it mapped, and is in nobody's way
+  if (!op.range) return map_larger(op);
+  op.step = mapping_more;
+  op.what = call::work;
+  op.work = [](operation* self) noexcept {
+    self->error = self->range.owner()->map_more(self->handle, self->length);
+  };
+  op.runner->submit(op);
+}
+
 void file_state::map_larger(operation& op) noexcept {
   op.step = mapping_larger;
   op.what = call::work;
@@ -1846,19 +1893,102 @@ void file_state::resize_call_done(operation& op) noexcept {
       return op.runner->submit(op);
     }
     if (error) return undo_growth(op, error);
-    const extent* const e = mapped();
+    extent* const e = mapped();
     if (e == nullptr) return undo_growth(op, overtaken_by_close(op));
-    return op.length > e->capacity() ? map_larger(op) : publish_growth(op);
+    return publish_or_map(op, *e);
   }
+  case mapping_more:
+    if (is_given_up(op)) return undo_growth(op, asio::error::operation_aborted);
+    return error ? map_larger(op) : publish_growth(op);
   case mapping_larger:
     if (error) return undo_growth(op, error);
     return move_to_larger(op);
+  case waiting_to_map_anew:
+    if (error) return end_resize(op, error);
+    if (is_given_up(op)) return end_resize(op, asio::error::operation_aborted);
+    return resize_when_unpinned(op);
+  case mapped_anew:
+    return end_resize(op, error);
   case waiting_to_move:
     return error ? undo_growth(op, error) : resize_when_unpinned(op);
   case undoing:
   default:
     return end_resize(op, resize_error_);
   }
+}
+
+// Where mappings are not free, on a worker or the blocked thread: others wait for it meanwhile, as
+// they do for a move.
+void file_state::resize_unmapped(operation& op) noexcept {
+  op.step = waiting_to_map_anew;
+  op.what = call::work;
+  op.work = [](operation* self) noexcept {
+    file_state& file = *self->file;
+    const std::uint64_t old_end = page_ceil(file.size_.load(std::memory_order_relaxed));
+    if (!file.map_anew(*self, self->length)) {
+      if (!self->error) wait_a_little();
+      return;
+    }
+    self->step = mapped_anew;
+    if (self->error) return;
+    extent* const e = file.mapped();
+    const pin held = e != nullptr ? e->acquire(0, 0, pin_slot::operation) : pin();
+    if (!held) return;
+    const std::uint64_t new_end = page_ceil(self->length);
+    if (new_end < old_end && file.locks_.any(new_end, old_end))
+      self->error = file.locks_.forget(new_end, old_end);
+    file.advice_.repeat_in(*e);  // first: locking brings pages in
+    if (!self->error) self->error = file.locks_.repeat_in(*e);
+  };
+  op.runner->submit(op);
+}
+
+// Unmaps the file, gives it the size, and maps it again. False: somebody uses the mapping, or it is
+// closed, with op.error; nothing has happened. True: op.error says whether it has that size now.
+bool file_state::map_anew(operation& op, std::uint64_t new_size) noexcept {
+  // The lock is held all the time: to others no current extent means that the file is closed.
+  std::lock_guard lock(mutex_);
+  extent* const e = current_.exchange(nullptr, std::memory_order_seq_cst);
+  if (e == nullptr) {
+    op.error = overtaken_by_close(op);
+    return false;
+  }
+  platform::heavy_barrier();
+  const extent::pin_count pins = e->count_pins(0, false);
+  // One that was moved from may still serve a sync.
+  const bool is_unused = pins.regions + pins.operations == 0 && !is_being_copied(*e, 0, no_end) &&
+                         std::all_of(retired_.begin(), retired_.end(),
+                                     [](const extent* old) { return old->is_unmapped(); });
+  const std::uint64_t old_size = size_.load(std::memory_order_relaxed);
+  if (is_unused && new_size > old_size && !zeroes_tail_)
+    zero(e->base() + old_size, page_ceil(old_size) - old_size);
+  if (!is_unused || !e->unmap_if_unused()) {
+    current_.store(e, std::memory_order_seq_cst);
+    return false;
+  }
+  const bool allocates = options_.preallocate && new_size > old_size;
+  op.what = allocates ? call::allocate : call::truncate;
+  op.at = allocates ? old_size : new_size;
+  op.count = new_size - op.at;
+  op.address = nullptr;
+  platform::perform(op);
+  op.what = call::work;
+  std::uint64_t size = op.error ? old_size : new_size;
+  // Should there be no place for it any more: the file is there, and can be refreshed.
+  if (std::error_code error = e->map_again(op.handle, options_.mode, size,
+                                           wanted_capacity(options_, size, huge_page_))) {
+    op.error = error;
+    size = 0;
+  }
+  e->stored.clear(0, page_ceil(old_size));
+  if (size < old_size) e->dirty.clear(page_ceil(size), page_ceil(old_size));
+  if (size != old_size) {
+    size_.store(size, std::memory_order_release);
+    flushes_.size_changed();
+  }
+  moves_.fetch_add(1, std::memory_order_relaxed);
+  current_.store(e, std::memory_order_seq_cst);
+  return true;
 }
 
 void file_state::move_to_larger(operation& op) noexcept {

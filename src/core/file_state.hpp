@@ -218,6 +218,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   void adopt_size(operation& op) noexcept;
   void publish_growth(operation& op) noexcept;
   void publish_cut(operation& op) noexcept;
+  void publish_or_map(operation& op, extent& e) noexcept;
   void map_larger(operation& op) noexcept;
   void advance_resize(operation& op) noexcept;
   void resize_when_unpinned(operation& op) noexcept;
@@ -225,6 +226,8 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   void grow(operation& op) noexcept;
   void move_to_larger(operation& op) noexcept;
   void unlock_the_cut(operation& op, std::uint64_t old_end) noexcept;
+  void resize_unmapped(operation& op) noexcept;
+  bool map_anew(operation& op, std::uint64_t new_size) noexcept;
   void undo_growth(operation& op, std::error_code cause) noexcept;
   void take_growth_back(operation& op) noexcept;
   void continue_resizes() noexcept;

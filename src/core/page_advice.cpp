@@ -45,13 +45,13 @@ void page_advice::repeat_in(const extent& larger) noexcept {
   repeated_changes_ = changes_.load();
   if (repeated_changes_ == 0) return;
   const auto repeat = [&](const range_set& ranges, advice what) {
-    ranges.each_overlapping(0, larger.capacity(), [&](std::uint64_t begin, std::uint64_t end) {
+    ranges.each_overlapping(0, larger.mapped_end(), [&](std::uint64_t begin, std::uint64_t end) {
       static_cast<void>(platform::advise(larger.base() + begin, end - begin, what));
       return true;
     });
   };
   // What was superseded since it was repeated is not among the ranges.
-  static_cast<void>(platform::advise(larger.base(), larger.capacity(), advice::normal));
+  static_cast<void>(platform::advise(larger.base(), larger.mapped_end(), advice::normal));
   repeat(sequential_, advice::sequential);
   repeat(random_, advice::random);
   repeat(huge_, advice::huge_pages);

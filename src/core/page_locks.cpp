@@ -49,6 +49,15 @@ std::error_code page_locks::unlock(const extent& e, std::uint64_t begin,
   });
 }
 
+std::error_code page_locks::forget(std::uint64_t begin, std::uint64_t end) noexcept {
+  std::lock_guard turn(turn_);
+  return change([&](range_set& ranges) {
+    std::vector<range_set::range> forgotten;
+    ranges.take(begin, end, forgotten);
+    return std::error_code();
+  });
+}
+
 bool page_locks::any(std::uint64_t begin, std::uint64_t end) const noexcept {
   std::lock_guard guard(mutex_);
   return ranges_.overlaps(begin, end);
@@ -58,9 +67,9 @@ std::error_code page_locks::repeat_in(const extent& larger) noexcept {
   std::lock_guard turn(turn_);
   if (changes_ == 0) return {};
   // What was unlocked since it was repeated is not among the ranges.
-  std::error_code error = platform::unlock_pages(larger.base(), larger.capacity());
+  std::error_code error = platform::unlock_pages(larger.base(), larger.mapped_end());
   if (error) return error;
-  ranges_.each_overlapping(0, larger.capacity(), [&](std::uint64_t begin, std::uint64_t end) {
+  ranges_.each_overlapping(0, larger.mapped_end(), [&](std::uint64_t begin, std::uint64_t end) {
     error = platform::lock_pages(larger.base() + begin, end - begin);
     return !error;
   });

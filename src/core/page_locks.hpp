@@ -25,6 +25,8 @@ class page_locks {
   std::error_code lock(const extent& e, std::uint64_t begin, std::uint64_t end,
                        const std::atomic<bool>& cancelled) noexcept;
   std::error_code unlock(const extent& e, std::uint64_t begin, std::uint64_t end) noexcept;
+  /// Takes pages that are there no more for unlocked.
+  std::error_code forget(std::uint64_t begin, std::uint64_t end) noexcept;
   /// Tells whether a page of [begin, end) is locked.
   bool any(std::uint64_t begin, std::uint64_t end) const noexcept;
 

@@ -81,9 +81,18 @@ void abandon_copy(file_copy& copy) noexcept;
 /// Removes the name of a file; not of a folder.
 std::error_code remove(const std::filesystem::path& path) noexcept;
 
-/// Maps a file of `size` bytes, and `capacity` of them, more than it has, where the OS can do that.
+/// Tells whether a mapping may be longer than its file, which can be given any size meanwhile. If
+/// not, only what the file has is mapped, and it cannot be cut before it is unmapped.
+extern const bool mappings_are_free;
+/// Maps a file of `size` bytes, and `capacity` of them, more than it has, where the OS can do that;
+/// else keeps the address space free, and lowers `capacity` to what it can keep.
 std::error_code map(native_handle_type file, access mode, std::uint64_t size,
-                    std::uint64_t capacity, std::byte*& base) noexcept;
+                    std::uint64_t& capacity, std::byte*& base) noexcept;
+/// Where mappings are not free: maps the bytes up to `size` as well, which the file has got since
+/// `mapped` of them were, and lowers `capacity` to what can still be mapped behind them. After an
+/// error nothing can.
+std::error_code map_more(native_handle_type file, std::byte* base, std::uint64_t mapped,
+                         std::uint64_t size, std::uint64_t& capacity) noexcept;
 /// Has a mapping's pages read in pieces of some MiB, however far the device's read-ahead goes;
 /// false where that is not to be had.
 bool read_in_large_pieces(std::byte* base, std::uint64_t length) noexcept;

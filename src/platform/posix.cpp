@@ -598,7 +598,9 @@ std::atomic<std::uint64_t> reserved{0};
 
 }  // namespace
 
-std::error_code map(native_handle_type file, access mode, std::uint64_t, std::uint64_t capacity,
+const bool mappings_are_free = true;
+
+std::error_code map(native_handle_type file, access mode, std::uint64_t, std::uint64_t& capacity,
                     std::byte*& base) noexcept {
   const int protection = mode == access::read_only ? PROT_READ : PROT_READ | PROT_WRITE;
   const int flags = mode == access::copy_on_write ? MAP_PRIVATE : MAP_SHARED;
@@ -607,6 +609,11 @@ std::error_code map(native_handle_type file, access mode, std::uint64_t, std::ui
   if (address == MAP_FAILED) return last_error();
   base = static_cast<std::byte*>(address);
   reserved.fetch_add(capacity, std::memory_order_relaxed);
+  return {};
+}
+
+std::error_code map_more(native_handle_type, std::byte*, std::uint64_t, std::uint64_t,
+                         std::uint64_t&) noexcept {
   return {};
 }
 
