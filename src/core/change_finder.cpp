@@ -12,6 +12,7 @@ MAPIO_NAMESPACE_BEGIN
 namespace detail {
 
 using watching::file_look;
+using watching::file_name;
 using watching::interest;
 using watching::no_watch;
 using watching::notice;
@@ -33,6 +34,7 @@ constexpr int most_links = 40;
 
 constexpr std::uint32_t went = notice::deleted | notice::moved_from;
 constexpr std::uint32_t came_there = notice::created | notice::moved_to;
+constexpr std::uint32_t written_there = notice::modified | notice::metadata | notice::touched;
 
 bool is_limit(const std::error_code& error) noexcept {
   return error == std::errc::no_space_on_device || error == std::errc::too_many_files_open ||
@@ -67,7 +69,7 @@ std::filesystem::path without_slash(const std::filesystem::path& given) {
 }
 
 /// Tells whether a root has no link on the way, and was given by this name.
-bool is_named(const watched_root& root, const std::string& name) {
+bool is_named(const watched_root& root, const file_name& name) {
   return has_one_name(root) && without_slash(root.given).filename() == name;
 }
 
@@ -121,7 +123,7 @@ std::vector<watched_root::step> steps_to(const std::filesystem::path& path) {
   const auto add = [&](const std::filesystem::path& name) {
     // Who is told of its names is told of the folder too.
     if (!steps.empty() && steps.back().name.empty() && steps.back().folder == at) steps.pop_back();
-    steps.push_back({at, name.string()});
+    steps.push_back({at, name.native()});
   };
   go_through(path);
   for (int links = 0; !ahead.empty();) {
@@ -266,7 +268,7 @@ void change_finder::settle(watched_root& root, placed_watches&& placed) {
     root.own = placed.own;
   }
   if (placed.look.exists && placed.look.is_folder) {
-    if (!root.tree) root.tree = std::make_unique<watched_folder>(root, nullptr, std::string());
+    if (!root.tree) root.tree = std::make_unique<watched_folder>(root, nullptr, file_name());
     if (placed.folder != no_watch)
       subscribe(*root.tree, placed.folder);
     else
@@ -390,7 +392,7 @@ void change_finder::tell(watched_root& root, change_kind kind, std::filesystem::
   root.stream.push({kind, std::move(path), std::move(previous), size}, over_);
 }
 
-void change_finder::tell(watched_folder& folder, change_kind kind, const std::string& name,
+void change_finder::tell(watched_folder& folder, change_kind kind, const file_name& name,
                          const file_look& look, std::filesystem::path previous) {
   // Not with `/`, which copies once more.
   std::filesystem::path path = folder.told_path();
@@ -476,14 +478,14 @@ void change_finder::hint(watched_root& root, std::uint32_t what) {
   active_.insert(&root);
 }
 
-void change_finder::hint_at_once(watched_folder& folder, const std::string& name) {
+void change_finder::hint_at_once(watched_folder& folder, const file_name& name) {
   folder.hints.try_emplace(name, 0);
   folder.root.hinted.insert(&folder);
   folder.root.due = watch_clock::time_point::min();
   active_.insert(&folder.root);
 }
 
-void change_finder::hint(watched_folder& folder, const std::string& name, std::uint32_t what) {
+void change_finder::hint(watched_folder& folder, const file_name& name, std::uint32_t what) {
   watched_root& root = folder.root;
   const bool is_recovering = root.stream.is_recovering;
   if (root.to_list.contains(&folder) && !folder.reader.is_open()) {
@@ -499,7 +501,7 @@ void change_finder::hint(watched_folder& folder, const std::string& name, std::u
   std::uint32_t& all = folder.hints[name];
   const auto known = folder.entries.find(name);
   const bool is_unseen = folder.has_unseen_names() && known == folder.entries.end();
-  if (is_unseen || !is_recovering) all |= what & (notice::modified | notice::metadata);
+  if (is_unseen || !is_recovering) all |= what & written_there;
   // Looking does not tell whether there was something under such a name. What was created had it
   // first; what was moved there may have replaced another one.
   if (is_unseen && (what & went) != 0 && (all & notice::created) == 0) all |= notice::deleted;
@@ -513,7 +515,7 @@ void change_finder::hint(watched_folder& folder, const std::string& name, std::u
 }
 
 /// Something does not fit: looks at a name when all that happened to it was told.
-void change_finder::doubt(watched_folder& folder, const std::string& name, std::uint32_t what) {
+void change_finder::doubt(watched_folder& folder, const file_name& name, std::uint32_t what) {
   if (folder.doubts.size() >= most_hints) {
     folder.doubts.clear();
     return list(folder);
@@ -625,7 +627,7 @@ watch_clock::time_point change_finder::next_deadline() const noexcept {
 bool change_finder::look_for(const notice& n, const subscribers& who, bool may_wait,
                              file_look& look) {
   constexpr std::uint32_t looked_at =
-      notice::modified | notice::metadata | notice::created | notice::moved_to;
+      notice::modified | notice::metadata | notice::created | notice::moved_to | notice::touched;
   if ((n.what & looked_at) == 0) return true;
   const auto at = [&](const std::filesystem::path& path, bool follow) {
     if (!may_wait) return watching::look_at_once(path, follow, look);
@@ -769,11 +771,16 @@ void change_finder::changed_itself(const notice& n, const file_look& look) {
   }
   for (watched_root* root : files) {
     if (is_gone || takes_hints(*root)) {
-      hint(*root, n.what & (notice::modified | notice::metadata));
+      hint(*root, n.what & written_there);
     } else if (!look.is_same_file(root->seen)) {
       // It has lost the name, of which there is other notice; if not, looking tells.
       if ((n.what & notice::modified) != 0) tell(*root, change_kind::modified, root->given, {});
       hint_at_once(*root);
+    } else if ((n.what & notice::touched) != 0) {
+      // What was seen after this was noticed is told.
+      if (std::exchange(root->batch, batch_) == batch_) continue;
+      const file_look before = std::exchange(root->seen, look);
+      if (const auto kind = difference(before, look, n.what)) tell(*root, *kind, root->given, look);
     } else {
       const bool is_shorter = look.size < root->seen.size;
       const auto kind = is_shorter                         ? change_kind::truncated
@@ -788,7 +795,8 @@ void change_finder::changed_itself(const notice& n, const file_look& look) {
 
 void change_finder::changed_on_the_way(watched_root& root, const notice& n) {
   if ((n.what & (notice::created | notice::deleted)) == 0) return;
-  if (takes_hints(root) || (n.what & notice::created) != 0 || !has_one_name(root))
+  if (takes_hints(root) || (n.what & (notice::created | notice::touched)) != 0 ||
+      !has_one_name(root))
     return hint(root, 0);
   left(root);
 }
@@ -801,12 +809,26 @@ void change_finder::left(watched_root& root) {
 
 void change_finder::changed_in(watched_folder& folder, const notice& n, const file_look& look) {
   if (takes_hints(folder.root)) return hint(folder, n.name, n.what);
+  if ((n.what & notice::touched) != 0) return touched(folder, n, look);
   if ((n.what & notice::created) != 0) came(folder, n.name, look);
   if ((n.what & notice::deleted) != 0) left(folder, n.name);
   if ((n.what & (notice::modified | notice::metadata)) != 0) written(folder, n, look);
 }
 
-void change_finder::came(watched_folder& folder, const std::string& name, const file_look& look) {
+/// Of a notice that leaves open what happened.
+void change_finder::touched(watched_folder& folder, const notice& n, const file_look& look) {
+  const auto known = folder.entries.find(n.name);
+  const bool is_known = known != folder.entries.end();
+  if ((n.what & notice::deleted) != 0 && (!is_known || !look.exists)) return left(folder, n.name);
+  // Something else has the name by now, or nothing, of which there is other notice.
+  if (!look.exists || (is_known && !look.is_same_file(known->second.seen)))
+    return doubt(folder, n.name, 0);
+  // What was seen after this was noticed is told.
+  if (is_known && std::exchange(known->second.batch, batch_) == batch_) return;
+  compare(folder, n.name, look, n.what & notice::touched);
+}
+
+void change_finder::came(watched_folder& folder, const file_name& name, const file_look& look) {
   const auto [it, is_unknown] = folder.entries.try_emplace(name);
   watched_entry& entry = it->second;
   const file_look before = entry.seen;
@@ -838,7 +860,7 @@ void change_finder::came(watched_folder& folder, const std::string& name, const 
 }
 
 /// Tells of bytes that are known from here on, and of which no notice may follow.
-void change_finder::tell_new_bytes(watched_folder& folder, const std::string& name,
+void change_finder::tell_new_bytes(watched_folder& folder, const file_name& name,
                                    const file_look& before, const file_look& now) {
   if (!now.exists || now.is_folder) return;
   if (!before.exists)
@@ -848,7 +870,7 @@ void change_finder::tell_new_bytes(watched_folder& folder, const std::string& na
          now);
 }
 
-void change_finder::left(watched_folder& folder, const std::string& name) {
+void change_finder::left(watched_folder& folder, const file_name& name) {
   const auto it = folder.entries.find(name);
   if (it == folder.entries.end()) {
     // Of before it was listed; or of before it was watched, and then nobody has heard of it.
@@ -863,7 +885,10 @@ void change_finder::left(watched_folder& folder, const std::string& name) {
 void change_finder::written(watched_folder& folder, const notice& n, const file_look& look) {
   const auto [it, is_unknown] = folder.entries.try_emplace(n.name);
   watched_entry& entry = it->second;
-  auto kind = (n.what & notice::modified) != 0 ? change_kind::modified : change_kind::metadata;
+  const bool has_new_bytes =
+      (n.what & notice::touched) != 0 && !look.is_folder && look.modified > folder.root.begin;
+  auto kind = has_new_bytes || (n.what & notice::modified) != 0 ? change_kind::modified
+                                                                : change_kind::metadata;
   if (is_unknown) {
     const bool is_first = folder.is_new || !folder.is_unlisted;
     if (!look.exists) {
@@ -934,7 +959,7 @@ void change_finder::take(std::vector<pending_move>::iterator move) {
 /// Tells of a name that was moved to; what of `ending_` went there is taken out of it.
 void change_finder::end_move(const notice& n, const file_look& look) {
   concerned_ = ids_.at(n.id).folders;
-  const std::string& old_name = ending_.from.name;
+  const file_name& old_name = ending_.from.name;
 
   for (watched_root* root : std::vector<watched_root*>(ending_.roots)) {
     const auto parent =
@@ -1041,7 +1066,7 @@ void change_finder::expire() {
 }
 
 /// Ends what was moved away under a name that something else has by now.
-void change_finder::expire(watched_folder& folder, const std::string& name) {
+void change_finder::expire(watched_folder& folder, const file_name& name) {
   for (pending_move& move : moves_) {
     if (move.from.name != name) continue;
     const auto it = std::find_if(move.entries.begin(), move.entries.end(),
@@ -1054,7 +1079,7 @@ void change_finder::expire(watched_folder& folder, const std::string& name) {
 }
 
 /// Of one that was taken out of its folder already.
-void change_finder::left(watched_folder& folder, const std::string& name, watched_entry entry) {
+void change_finder::left(watched_folder& folder, const file_name& name, watched_entry entry) {
   if (entry.seen.exists || !folder.is_new) tell(folder, change_kind::removed, name, {});
   drop(entry);
 }
@@ -1126,7 +1151,7 @@ void change_finder::list_some(watched_folder& folder, int& budget) {
         !begin_anew(folder))
       return folder.reader.close();
   }
-  std::string name;
+  file_name name;
   file_look look;
   std::error_code error;
   while (--budget >= 0) {
@@ -1154,7 +1179,7 @@ void change_finder::list_some(watched_folder& folder, int& budget) {
 bool change_finder::begin_listing(watched_folder& folder, file_look& itself) {
   const bool is_top = folder.parent == nullptr;
   // The user's own path may be a link.
-  std::error_code error = folder.reader.open(is_top ? folder.place() / "." : folder.place());
+  std::error_code error = folder.reader.open(folder.place(), is_top);
   if (!error) error = folder.reader.look_at_itself(itself);
   if (error && !is_missing(error)) {
     fall_back(folder, error);
@@ -1205,7 +1230,7 @@ bool change_finder::is_known_by_its_name(const watched_folder& folder,
 }
 
 /// Compares what a listing found with what was known.
-void change_finder::found(watched_folder& folder, const std::string& name, const file_look& look) {
+void change_finder::found(watched_folder& folder, const file_name& name, const file_look& look) {
   watched_root& root = folder.root;
   const auto known = folder.entries.find(name);
   if (known != folder.entries.end()) {
@@ -1250,13 +1275,14 @@ std::optional<change_kind> change_finder::difference(const file_look& before, co
     if (now.size != before.size || now.modified != before.modified) return change_kind::modified;
     if ((at_least & notice::modified) != 0) return change_kind::modified;
     if (now.changed != before.changed) return change_kind::metadata;
+    if ((at_least & notice::touched) != 0 && before.is_fresh) return change_kind::modified;
   }
   if ((at_least & notice::metadata) != 0) return change_kind::metadata;
   return std::nullopt;
 }
 
 /// Tells the difference between what is known of a name and what is there.
-void change_finder::compare(watched_folder& folder, const std::string& name, const file_look& look,
+void change_finder::compare(watched_folder& folder, const file_name& name, const file_look& look,
                             std::uint32_t at_least) {
   // What had the name before anybody looked; what has it now came later.
   if ((at_least & notice::deleted) != 0) left(folder, name);
@@ -1322,7 +1348,7 @@ void change_finder::compare_root(watched_root& root, const file_look& look,
   if (kind) tell(root, *kind, root.given, look);
 }
 
-void change_finder::adopt(watched_folder& folder, watched_entry& entry, const std::string& name,
+void change_finder::adopt(watched_folder& folder, watched_entry& entry, const file_name& name,
                           bool is_new) {
   drop(entry);
   entry.below = std::make_unique<watched_folder>(folder.root, &folder, name);

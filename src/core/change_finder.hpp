@@ -39,7 +39,7 @@ struct watched_entry {
 
 /// A folder of which the content is watched.
 struct watched_folder {
-  watched_folder(watched_root& r, watched_folder* p, std::string n)
+  watched_folder(watched_root& r, watched_folder* p, watching::file_name n)
       : root(r), parent(p), name(std::move(n)) {}
 
   /// For the OS, and for the user.
@@ -50,7 +50,7 @@ struct watched_folder {
 
   watched_root& root;
   watched_folder* parent;  // null: this is what the user gave
-  std::string name;
+  watching::file_name name;
   watching::watch_id id = watching::no_watch;
   bool is_new = false;       // whatever is found in it has to be told
   bool is_unlisted = true;   // what it contains is not yet known
@@ -61,9 +61,10 @@ struct watched_folder {
   std::uint32_t looked_in = 0;  // the period in which a name in it was looked at by its path last
   std::uint32_t listing = 0;    // counts them
   watching::folder_reader reader;  // of the one under way
-  std::unordered_map<std::string, watched_entry> entries;
-  std::map<std::string, std::uint32_t> hints;   // names to look at, and what is to be told at least
-  std::map<std::string, std::uint32_t> doubts;  // the same, once all notices were read
+  std::unordered_map<watching::file_name, watched_entry> entries;
+  std::map<watching::file_name, std::uint32_t>
+      hints;  // names to look at, and what is to be told at least
+  std::map<watching::file_name, std::uint32_t> doubts;  // the same, once all notices were read
 };
 
 /// A path that a user gave.
@@ -72,7 +73,7 @@ class watched_root {
   /// Where something with an effect on the path may come and go, or a folder that may.
   struct step {
     std::filesystem::path folder;
-    std::string name;  // in it; or empty
+    watching::file_name name;  // in it; or empty
     watching::watch_id id = watching::no_watch;
   };
 
@@ -162,7 +163,9 @@ class change_finder {
  private:
   struct subscribers {
     std::vector<watched_folder*> folders;
-    std::unordered_multimap<std::string, watched_root*> names;
+    std::unordered_multimap<watching::file_name, watched_root*, watching::name_hash,
+                            watching::same_name>
+        names;
     std::unordered_multiset<watched_root*> passing;  // roots that have it on the way
     std::vector<watched_root*> files;
 
@@ -191,21 +194,23 @@ class change_finder {
   void end_move(const watching::notice& n, const watching::file_look& look);
   void take(std::vector<pending_move>::iterator move);
   void expire();
-  void expire(watched_folder& folder, const std::string& name);
-  void came(watched_folder& folder, const std::string& name, const watching::file_look& look);
-  void tell_new_bytes(watched_folder& folder, const std::string& name,
+  void expire(watched_folder& folder, const watching::file_name& name);
+  void touched(watched_folder& folder, const watching::notice& n, const watching::file_look& look);
+  void came(watched_folder& folder, const watching::file_name& name,
+            const watching::file_look& look);
+  void tell_new_bytes(watched_folder& folder, const watching::file_name& name,
                       const watching::file_look& before, const watching::file_look& now);
-  void left(watched_folder& folder, const std::string& name);
-  void left(watched_folder& folder, const std::string& name, watched_entry entry);
+  void left(watched_folder& folder, const watching::file_name& name);
+  void left(watched_folder& folder, const watching::file_name& name, watched_entry entry);
   void left(watched_root& root);
   void written(watched_folder& folder, const watching::notice& n, const watching::file_look& look);
 
   bool takes_hints(watched_root& root);
-  void hint(watched_folder& folder, const std::string& name, std::uint32_t what);
+  void hint(watched_folder& folder, const watching::file_name& name, std::uint32_t what);
   void hint(watched_root& root, std::uint32_t what);
   void hint_at_once(watched_root& root);
-  void hint_at_once(watched_folder& folder, const std::string& name);
-  void doubt(watched_folder& folder, const std::string& name, std::uint32_t what);
+  void hint_at_once(watched_folder& folder, const watching::file_name& name);
+  void doubt(watched_folder& folder, const watching::file_name& name, std::uint32_t what);
   void look_into_doubts();
   void look_again(watched_folder& folder);
   void list(watched_folder& folder);
@@ -218,15 +223,17 @@ class change_finder {
   bool begin_listing(watched_folder& folder, watching::file_look& itself);
   bool watch(watched_folder& folder, const watching::file_look& itself);
   bool is_known_by_its_name(const watched_folder& folder, const watching::file_look& itself) const;
-  void found(watched_folder& folder, const std::string& name, const watching::file_look& look);
-  void compare(watched_folder& folder, const std::string& name, const watching::file_look& look,
-               std::uint32_t at_least);
+  void found(watched_folder& folder, const watching::file_name& name,
+             const watching::file_look& look);
+  void compare(watched_folder& folder, const watching::file_name& name,
+               const watching::file_look& look, std::uint32_t at_least);
   void look_at_root(watched_root& root);
   void compare_root(watched_root& root, const watching::file_look& look, std::uint32_t at_least);
   std::optional<change_kind> difference(const watching::file_look& before,
                                         const watching::file_look& now, std::uint32_t at_least);
   void settle(watched_root& root, placed_watches&& placed);
-  void adopt(watched_folder& folder, watched_entry& entry, const std::string& name, bool is_new);
+  void adopt(watched_folder& folder, watched_entry& entry, const watching::file_name& name,
+             bool is_new);
   bool begin_anew(watched_folder& folder);
   void drop(watched_entry& entry);
   void drop(watched_folder& folder);
@@ -241,7 +248,7 @@ class change_finder {
 
   void tell(watched_root& root, change_kind kind, std::filesystem::path path,
             const watching::file_look& look, std::filesystem::path previous = {});
-  void tell(watched_folder& folder, change_kind kind, const std::string& name,
+  void tell(watched_folder& folder, change_kind kind, const watching::file_name& name,
             const watching::file_look& look, std::filesystem::path previous = {});
 
   void subscribe(watched_root& root, const watched_root::step& step);

@@ -3,11 +3,11 @@
 
 #include <mapio/detail/config.hpp>
 
-#include <asio/detail/scheduler.hpp>
-#include <asio/detail/scheduler_operation.hpp>
+#include <asio/detail/operation.hpp>
 #include <asio/error.hpp>
 #include <asio/execution.hpp>
 #include <asio/execution_context.hpp>
+#include <asio/io_context.hpp>
 
 #include <cstddef>
 #include <memory>
@@ -39,7 +39,7 @@ class inline_executor {
   void execute(Function&& function) const {
     if (!never_blocks_) return std::forward<Function>(function)();
     using queued = queued_function<std::decay_t<Function>>;
-    asio::use_service<asio::detail::scheduler>(*context_).post_immediate_completion(
+    asio::use_service<asio::detail::io_context_impl>(*context_).post_immediate_completion(
         new queued(std::forward<Function>(function)), false);
   }
 
@@ -49,10 +49,12 @@ class inline_executor {
   bool operator!=(const inline_executor& other) const noexcept { return !(*this == other); }
 
  private:
+  using queue_entry = asio::detail::operation;
+
   template <class Function>
-  struct queued_function final : asio::detail::scheduler_operation {
-    explicit queued_function(Function f) : scheduler_operation(&run), function(std::move(f)) {}
-    static void run(void* owner, scheduler_operation* base, const asio::error_code&, std::size_t) {
+  struct queued_function final : queue_entry {
+    explicit queued_function(Function f) : queue_entry(&run), function(std::move(f)) {}
+    static void run(void* owner, queue_entry* base, const asio::error_code&, std::size_t) {
       const std::unique_ptr<queued_function> self(static_cast<queued_function*>(base));
       if (owner != nullptr) std::move(self->function)();
     }

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstring>
 #include <ctime>
+#include <functional>
 #include <new>
 #include <thread>
 
@@ -27,6 +28,14 @@ std::int64_t now(clockid_t clock) noexcept {
 }
 
 }  // namespace
+
+std::size_t name_hash::operator()(const file_name& name) const noexcept {
+  return std::hash<file_name>()(name);
+}
+
+bool same_name::operator()(const file_name& a, const file_name& b) const noexcept {
+  return a == b;
+}
 
 std::error_code look_at(const std::filesystem::path& path, bool follow, file_look& look) noexcept {
   return look_from(AT_FDCWD, path.c_str(), follow, look);
@@ -59,9 +68,10 @@ struct folder_reader::state {
 folder_reader::folder_reader() noexcept = default;
 folder_reader::~folder_reader() = default;
 
-std::error_code folder_reader::open(const std::filesystem::path& folder) noexcept {
+std::error_code folder_reader::open(const std::filesystem::path& folder, bool follow) noexcept {
   close();
-  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  const int fd =
+      ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | (follow ? 0 : O_NOFOLLOW));
   if (fd < 0) return last_error();
   std::unique_ptr<state> s(new (std::nothrow) state);
   if (s) s->folder = ::fdopendir(fd);
@@ -86,7 +96,7 @@ void folder_reader::close() noexcept {
   state_.reset();
 }
 
-bool folder_reader::next(std::string& name, file_look& look, std::error_code& error) {
+bool folder_reader::next(file_name& name, file_look& look, std::error_code& error) {
   for (;;) {
     errno = 0;
     const dirent* const e = ::readdir(state_->folder);

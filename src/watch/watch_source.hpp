@@ -7,16 +7,27 @@
 
 #include <asio/execution_context.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <memory>
-#include <string>
 #include <system_error>
 #include <vector>
 
 MAPIO_NAMESPACE_BEGIN
 namespace detail::watching {
+
+/// A name in a folder, as the OS has it.
+using file_name = std::filesystem::path::string_type;
+
+/// Finds names, also by others that the OS takes for the same.
+struct name_hash {
+  std::size_t operator()(const file_name& name) const noexcept;
+};
+struct same_name {
+  bool operator()(const file_name& a, const file_name& b) const noexcept;
+};
 
 /// What is under a name.
 struct file_look {
@@ -24,16 +35,19 @@ struct file_look {
   bool is_folder = false;
   std::uint64_t device = 0;
   std::uint64_t inode = 0;
+  std::int64_t generation = 0;  // tells them apart where they are used again, at once
   std::uint64_t size = 0;
   // Nanoseconds since the epoch.
   std::int64_t modified = 0;
   std::int64_t changed = 0;  // the metadata, or what stands for the metadata of the bytes
   std::int64_t born = 0;     // 0: nobody knows
+  // A change that comes after this look may leave the same times; only where notices do not say
+  // what was changed.
+  bool is_fresh = false;
 
   bool is_same_file(const file_look& other) const noexcept {
-    // Inodes are used again, at once.
     return exists && other.exists && device == other.device && inode == other.inode &&
-           is_folder == other.is_folder && born == other.born;
+           is_folder == other.is_folder && generation == other.generation;
   }
 };
 
@@ -58,14 +72,14 @@ class folder_reader {
   folder_reader& operator=(const folder_reader&) = delete;
   ~folder_reader();
 
-  /// Does not follow a link.
-  std::error_code open(const std::filesystem::path& folder) noexcept;
+  /// Follows a link only if asked to.
+  std::error_code open(const std::filesystem::path& folder, bool follow) noexcept;
   bool is_open() const noexcept;
   std::error_code look_at_itself(file_look& look) const noexcept;
   void close() noexcept;
   /// Finds the next name, and looks at it without following links; false at the end, or with an
   /// error.
-  bool next(std::string& name, file_look& look, std::error_code& error);
+  bool next(file_name& name, file_look& look, std::error_code& error);
 
  private:
   struct state;
@@ -94,13 +108,16 @@ struct notice {
     moved_to = 32,
     self_is_gone = 64,  // deleted, moved away, unmounted
     ended = 128,        // there will be no more for this id
-    overflow = 256      // some were dropped, of any id
+    overflow = 256,     // some were dropped, of any id
+    // The OS does not say whether it was written or got other metadata; with `deleted`: or whether
+    // another one got the name. A look tells.
+    touched = 512
   };
 
   watch_id id = no_watch;
   std::uint32_t what = 0;
   std::uint32_t cookie = 0;  // connects moved_from and moved_to
-  std::string name;          // in the folder; empty: of what is watched itself
+  file_name name;            // in the folder; empty: of what is watched itself
 };
 
 /// Tells of changes.
