@@ -1,117 +1,219 @@
 // Looks at files and folders of Windows.
 
+#include "windows_looks.hpp"
+#include "platform/windows.hpp"
 #include "watch_source.hpp"
 
-#include "platform/windows.hpp"
-
-#include <mapio/error.hpp>
-
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstring>
+#include <functional>
+#include <limits>
 #include <memory>
 #include <new>
 #include <thread>
+#include <utility>
+
+#include <winternl.h>
 
 MAPIO_NAMESPACE_BEGIN
 namespace detail::watching {
 namespace {
 
+using platform::windows::error_of;
 using platform::windows::last_error;
 using platform::windows::unique_handle;
 
+// How long the clock of file times may stand still: that of the system does for up to 15.6 ms.
+constexpr std::int64_t longest_tick = 16'000'000;
+
 /// From ticks of 100 ns since 1601 to nanoseconds since 1970.
-std::int64_t nanoseconds(std::int64_t ticks) noexcept {
+std::int64_t nanoseconds(const LARGE_INTEGER& t) noexcept {
   constexpr std::int64_t epoch = 116'444'736'000'000'000;
-  return (ticks - epoch) * 100;
-}
-std::int64_t nanoseconds(const FILETIME& t) noexcept {
-  return nanoseconds(
-      static_cast<std::int64_t>(std::uint64_t{t.dwHighDateTime} << 32 | t.dwLowDateTime));
+  return (t.QuadPart - epoch) * 100;
 }
 
-std::error_code look_at_open(HANDLE file, file_look& look) noexcept {
+/// Tells whether it is a link of any kind: another name for a file or a folder.
+bool is_link(HANDLE file) noexcept {
+  FILE_ATTRIBUTE_TAG_INFO info{};
+  return ::GetFileInformationByHandleEx(file, FileAttributeTagInfo, &info, sizeof info) != FALSE &&
+         (info.FileAttributes & FILE_ATTRIBUTE_REPARSE_POINT) != 0 &&
+         IsReparseTagNameSurrogate(info.ReparseTag);
+}
+
+/// Opens what may be looked at, whoever has it open for what.
+unique_handle open_to_look(const std::filesystem::path& path, bool follow) {
+  return platform::windows::open_by_name(path, FILE_READ_ATTRIBUTES, OPEN_EXISTING,
+                                         FILE_FLAG_BACKUP_SEMANTICS |
+                                             (follow ? 0 : FILE_FLAG_OPEN_REPARSE_POINT));
+}
+
+/// The same, by a name in an open folder, wherever that is by now, and without following links.
+unique_handle open_to_look(HANDLE folder, const file_name& name, DWORD& error) noexcept {
+  UNICODE_STRING wide{};
+  wide.Buffer = const_cast<wchar_t*>(name.data());
+  wide.Length = wide.MaximumLength = static_cast<USHORT>(name.size() * sizeof(wchar_t));
+  OBJECT_ATTRIBUTES what{};
+  InitializeObjectAttributes(&what, &wide, 0, folder, nullptr);
+  IO_STATUS_BLOCK status{};
+  HANDLE file = INVALID_HANDLE_VALUE;
+  const NTSTATUS result = ::NtCreateFile(&file, FILE_READ_ATTRIBUTES | SYNCHRONIZE, &what, &status,
+                                         nullptr, 0, platform::windows::shared_with_all, FILE_OPEN,
+                                         FILE_OPEN_REPARSE_POINT | FILE_SYNCHRONOUS_IO_NONALERT |
+                                             FILE_OPEN_FOR_BACKUP_INTENT,
+                                         nullptr, 0);
+  error = ::RtlNtStatusToDosError(result);
+  return unique_handle(NT_SUCCESS(result) ? file : INVALID_HANDLE_VALUE);
+}
+
+/// Tells whether there is nothing under a name that could not be opened so.
+bool is_nothing(DWORD error) noexcept {
+  return error == ERROR_FILE_NOT_FOUND || error == ERROR_PATH_NOT_FOUND ||
+         error == ERROR_DIRECTORY || error == ERROR_DELETE_PENDING || error == ERROR_INVALID_NAME ||
+         error == ERROR_BAD_PATHNAME;
+}
+
+}  // namespace
+
+// --- names
+// ------------------------------------------------------------------------------------------------
+
+file_name folded(const file_name& name) {
+  file_name upper(name.size(), L'\0');
+  const int length = ::LCMapStringEx(LOCALE_NAME_INVARIANT, LCMAP_UPPERCASE, name.data(),
+                                     static_cast<int>(name.size()), upper.data(),
+                                     static_cast<int>(upper.size()), nullptr, nullptr, 0);
+  return length > 0 ? upper : name;
+}
+
+std::size_t name_hash::operator()(const file_name& name) const noexcept {
+  return std::hash<file_name>()(folded(name));
+}
+
+bool same_name::operator()(const file_name& a, const file_name& b) const noexcept {
+  return a.size() == b.size() && folded(a) == folded(b);
+}
+
+// --- one look
+// ------------------------------------------------------------------------------------------------
+
+std::error_code look_at(HANDLE file, file_look& look) noexcept {
   BY_HANDLE_FILE_INFORMATION info{};
   FILE_BASIC_INFO times{};
   if (::GetFileInformationByHandle(file, &info) == FALSE ||
       ::GetFileInformationByHandleEx(file, FileBasicInfo, &times, sizeof times) == FALSE)
     return last_error();
   look.exists = true;
-  look.is_folder = (info.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY) != 0;
+  look.is_folder = (info.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY) != 0 && !is_link(file);
   look.device = info.dwVolumeSerialNumber;
   look.inode = std::uint64_t{info.nFileIndexHigh} << 32 | info.nFileIndexLow;
   look.size = std::uint64_t{info.nFileSizeHigh} << 32 | info.nFileSizeLow;
-  look.modified = nanoseconds(times.LastWriteTime.QuadPart);
-  look.changed = nanoseconds(times.ChangeTime.QuadPart);
-  look.born = nanoseconds(times.CreationTime.QuadPart);
+  look.modified = nanoseconds(times.LastWriteTime);
+  look.changed = nanoseconds(times.ChangeTime);
+  // No generation: file ids of NTFS have one of their own, and programs set this time as they like.
+  look.born = nanoseconds(times.CreationTime);
+  look.is_fresh = look.modified > file_clock() - longest_tick;
+  // ReFS has longer ones, of which that was a part.
+  FILE_ID_INFO id{};
+  if (::GetFileInformationByHandleEx(file, FileIdInfo, &id, sizeof id) == FALSE) return {};
+  std::array<std::uint64_t, 2> halves{};
+  static_assert(sizeof halves == sizeof id.FileId);
+  std::memcpy(halves.data(), &id.FileId, sizeof halves);
+  look.device = id.VolumeSerialNumber;
+  look.inode = halves[0] ^ (halves[1] * 0x9E37'79B9'7F4A'7C15);
   return {};
 }
-
-}  // namespace
 
 std::error_code look_at(const std::filesystem::path& path, bool follow, file_look& look) noexcept
     try {
   look = {};
-  const unique_handle file = platform::windows::open_by_name(
-      path, FILE_READ_ATTRIBUTES, OPEN_EXISTING,
-      FILE_FLAG_BACKUP_SEMANTICS | (follow ? 0 : FILE_FLAG_OPEN_REPARSE_POINT));
-  if (file) return look_at_open(file.get(), look);
-  const std::error_code error = last_error();
-  return error == std::errc::no_such_file_or_directory ? std::error_code() : error;
+  if (const unique_handle file = open_to_look(path, follow)) return look_at(file.get(), look);
+  const DWORD error = ::GetLastError();
+  return is_nothing(error) ? std::error_code() : error_of(error);
 } catch (...) {
   return std::make_error_code(std::errc::not_enough_memory);
 }
 
 bool look_at_once(const std::filesystem::path&, bool, file_look&) noexcept {
+  // To open a file asks its file system, and whatever filters virus scanners put before it.
   return false;
 }
 
-bool may_change_unseen(const std::filesystem::path&) noexcept {
+bool may_change_unseen(const std::filesystem::path& path) noexcept try {
+  // Servers tell of what all their clients do, where they tell anything: add() says.
+  const std::wstring root = std::filesystem::absolute(path).root_path().native();
+  return ::GetDriveTypeW(root.c_str()) == DRIVE_REMOTE;
+} catch (...) {
   return false;
 }
 
 std::int64_t file_clock() noexcept {
   FILETIME now{};
   ::GetSystemTimePreciseAsFileTime(&now);
-  return nanoseconds(now);
+  LARGE_INTEGER ticks{};
+  ticks.LowPart = now.dwLowDateTime;
+  ticks.HighPart = static_cast<LONG>(now.dwHighDateTime);
+  return nanoseconds(ticks);
 }
 
 void let_pass(std::int64_t time) noexcept {
-  const auto ticks = [] {
-    FILETIME now{};
-    ::GetSystemTimeAsFileTime(&now);
-    return nanoseconds(now);
-  };
-  // Unless somebody sets the clock back.
-  while (ticks() <= time && file_clock() >= time)
-    std::this_thread::sleep_for(std::chrono::microseconds(500));
+  // The clock that a file system gives times by is behind this one by up to a tick.
+  for (std::int64_t now = file_clock(); now >= time && now <= time + longest_tick;
+       now = file_clock())
+    std::this_thread::sleep_for(std::chrono::nanoseconds(time + longest_tick - now + 1));
 }
 
+// --- folders
+// ------------------------------------------------------------------------------------------------
+
 struct folder_reader::state {
-  ~state() {
-    if (found != INVALID_HANDLE_VALUE) ::FindClose(found);
-  }
-  std::filesystem::path path;
   unique_handle folder;
-  HANDLE found = INVALID_HANDLE_VALUE;
-  WIN32_FIND_DATAW entry{};
-  bool is_read = false;  // that entry
+  alignas(FILE_ID_BOTH_DIR_INFO) std::array<std::byte, std::size_t{32} << 10> buffer;
+  std::size_t at = 0;
+  bool has_entry = false;  // there
+  bool is_begun = false;
+
+  /// False: at the end, or with an error.
+  bool next(file_name& name, std::error_code& error) {
+    if (!has_entry) {
+      const auto what =
+          std::exchange(is_begun, true) ? FileIdBothDirectoryInfo : FileIdBothDirectoryRestartInfo;
+      if (::GetFileInformationByHandleEx(folder.get(), what, buffer.data(),
+                                         static_cast<DWORD>(buffer.size())) == FALSE) {
+        if (::GetLastError() != ERROR_NO_MORE_FILES) error = last_error();
+        return false;
+      }
+      at = 0;
+    }
+    FILE_ID_BOTH_DIR_INFO entry{};
+    constexpr std::size_t before_name = offsetof(FILE_ID_BOTH_DIR_INFO, FileName);
+    std::memcpy(&entry, buffer.data() + at, before_name);
+    name.resize(entry.FileNameLength / sizeof(wchar_t));
+    std::memcpy(name.data(), buffer.data() + at + before_name, entry.FileNameLength);
+    has_entry = entry.NextEntryOffset != 0;
+    at += entry.NextEntryOffset;
+    return true;
+  }
 };
 
 folder_reader::folder_reader() noexcept = default;
 folder_reader::~folder_reader() = default;
 
-std::error_code folder_reader::open(const std::filesystem::path& folder) noexcept try {
+std::error_code folder_reader::open(const std::filesystem::path& folder, bool follow) noexcept try {
   close();
   auto s = std::make_unique<state>();
-  s->path = folder;
-  s->folder =
-      platform::windows::open_by_name(folder, FILE_LIST_DIRECTORY, OPEN_EXISTING,
-                                      FILE_FLAG_BACKUP_SEMANTICS | FILE_FLAG_OPEN_REPARSE_POINT);
-  if (!s->folder) return last_error();
-  s->found =
-      ::FindFirstFileExW(platform::windows::native_path(folder / L"*").c_str(), FindExInfoBasic,
-                         &s->entry, FindExSearchNameMatch, nullptr, FIND_FIRST_EX_LARGE_FETCH);
-  if (s->found == INVALID_HANDLE_VALUE) return last_error();
+  s->folder = platform::windows::open_by_name(
+      folder, FILE_LIST_DIRECTORY | FILE_TRAVERSE | FILE_READ_ATTRIBUTES, OPEN_EXISTING,
+      FILE_FLAG_BACKUP_SEMANTICS | (follow ? 0 : FILE_FLAG_OPEN_REPARSE_POINT));
+  if (!s->folder) {
+    const DWORD error = ::GetLastError();
+    return is_nothing(error) ? std::make_error_code(std::errc::no_such_file_or_directory)
+                             : error_of(error);
+  }
+  file_look itself;
+  if (const auto error = look_at(s->folder.get(), itself)) return error;
+  if (!itself.is_folder) return std::make_error_code(std::errc::not_a_directory);
   state_ = std::move(s);
   return {};
 } catch (...) {
@@ -124,32 +226,26 @@ bool folder_reader::is_open() const noexcept {
 
 std::error_code folder_reader::look_at_itself(file_look& look) const noexcept {
   look = {};
-  return look_at_open(state_->folder.get(), look);
+  return look_at(state_->folder.get(), look);
 }
 
 void folder_reader::close() noexcept {
   state_.reset();
 }
 
-bool folder_reader::next(std::string& name, file_look& look, std::error_code& error) {
-  state& s = *state_;
-  for (;;) {
-    if (std::exchange(s.is_read, true) && ::FindNextFileW(s.found, &s.entry) == FALSE) {
-      if (::GetLastError() != ERROR_NO_MORE_FILES) error = last_error();
-      return false;
-    }
-    const std::filesystem::path entry(s.entry.cFileName);
-    if (entry == L"." || entry == L"..") continue;
-    const std::u8string utf8 = entry.u8string();
-    name.assign(utf8.begin(), utf8.end());
+bool folder_reader::next(file_name& name, file_look& look, std::error_code& error) {
+  while (state_->next(name, error)) {
+    if (name == L"." || name == L"..") continue;
+    look = {};
+    // What the folder says of sizes and times may be old.
+    DWORD failure = ERROR_SUCCESS;
+    const unique_handle file = open_to_look(state_->folder.get(), name, failure);
+    if (!file && is_nothing(failure)) continue;
     // What cannot be looked at is there all the same.
-    if (look_at(s.path / entry, false, look)) look.exists = true;
-    if (look.exists) return true;
+    if (!file || look_at(file.get(), look)) look.exists = true;
+    return true;
   }
-}
-
-std::unique_ptr<watch_source> make_watch_source(asio::execution_context&, std::function<void()>) {
-  return make_silent_source(errc::unsupported);
+  return false;
 }
 
 }  // namespace detail::watching
