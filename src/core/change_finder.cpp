@@ -488,6 +488,10 @@ void change_finder::hint_at_once(watched_folder& folder, const file_name& name) 
 void change_finder::hint(watched_folder& folder, const file_name& name, std::uint32_t what) {
   watched_root& root = folder.root;
   const bool is_recovering = root.stream.is_recovering;
+  const auto known = folder.entries.find(name);
+  // Where it was away for a while, looks into it found nothing, or another folder.
+  if ((what & (went | came_there)) != 0 && known != folder.entries.end() && known->second.below)
+    list_all(*known->second.below);
   if (root.to_list.contains(&folder) && !folder.reader.is_open()) {
     // All of it is about to be looked at, and compared with what is known.
     if (is_recovering && !folder.has_unseen_names()) return;
@@ -499,7 +503,6 @@ void change_finder::hint(watched_folder& folder, const file_name& name, std::uin
     return list(folder);
   }
   std::uint32_t& all = folder.hints[name];
-  const auto known = folder.entries.find(name);
   const bool is_unseen = folder.has_unseen_names() && known == folder.entries.end();
   if (is_unseen || !is_recovering) all |= what & written_there;
   // Looking does not tell whether there was something under such a name. What was created had it
