@@ -594,7 +594,8 @@ change_finder::outcome change_finder::work(bool may_wait) {
     if (!work_on(root, budget)) return outcome::more;
     if (!root.must_look && root.hinted.empty() && root.to_list.empty()) active_.erase(&root);
   }
-  if (!is_drained_ || !just_listed_.empty()) return outcome::more;
+  // Doubts that arose by looking too: no notice may follow that would be their turn.
+  if (!is_drained_ || !just_listed_.empty() || !doubted_.empty()) return outcome::more;
   end_recoveries();
   return outcome::done;
 }
