@@ -277,6 +277,7 @@ TEST_F(watcher_edges, poll_a_file_system_in_a_tree_that_does_not_tell) {
         return fallback.path == folder && fallback.reason == errc::unsupported;
       });
     }));
+    EXPECT_EQ(changes.fallbacks().size(), 1U) << "it speaks for what is in it";
   });
   EXPECT_TRUE(end.ok()) << end;
 }

@@ -1220,7 +1220,10 @@ bool change_finder::watch(watched_folder& folder, const file_look& itself) {
   subscribe(folder, id);
   folder.is_polled = false;
   // Of the file system of the top somebody has asked.
-  if (itself.device != folder.root.seen.device && watching::may_change_unseen(place))
+  if (itself.device == folder.root.seen.device || !watching::may_change_unseen(place)) return true;
+  if (folder.parent->is_polled)
+    folder.is_polled = true;
+  else
     fall_back(folder, errc::unsupported);
   return true;
 }
