@@ -95,9 +95,7 @@ void watch_stream::close() noexcept {
 
 void watch_stream::note_fallback(const std::filesystem::path& path, std::error_code reason) {
   std::lock_guard lock(mutex_);
-  const auto is_known = [&](const watch_fallback& f) { return f.path == path; };
-  if (std::none_of(fallbacks_.begin(), fallbacks_.end(), is_known))
-    fallbacks_.push_back({path, reason});
+  if (fallen_back_.insert(path).second) fallbacks_.push_back({path, reason});
 }
 
 std::vector<watch_fallback> watch_stream::fallbacks() const {

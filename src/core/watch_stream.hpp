@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 MAPIO_NAMESPACE_BEGIN
@@ -71,6 +72,7 @@ class watch_stream final : public std::enable_shared_from_this<watch_stream> {
   change_operation* waiting_ = nullptr;
   bool wants_room_ = false;
   std::vector<watch_fallback> fallbacks_;
+  std::unordered_set<std::filesystem::path, path_hash> fallen_back_;  // the paths of these
 };
 
 /// Takes a next() back, if it waits.
