@@ -93,10 +93,29 @@ std::error_code why_not_opened(const std::filesystem::path& path, std::error_cod
              : error;
 }
 
+std::error_code file_identity::ask(HANDLE file) noexcept {
+  BY_HANDLE_FILE_INFORMATION info{};
+  if (::GetFileInformationByHandle(file, &info) == FALSE) return last_error();
+  volume = info.dwVolumeSerialNumber;
+  index = std::uint64_t{info.nFileIndexHigh} << 32 | info.nFileIndexLow;
+  return {};
+}
+
 std::error_code set_size(HANDLE file, std::uint64_t size) noexcept {
+  // A file is not cut while it is mapped, and one that was closed just now may be unmapped in the
+  // background.
+  constexpr std::chrono::milliseconds longest_wait{500};
+  const auto end_of_wait = std::chrono::steady_clock::now() + longest_wait;
   FILE_END_OF_FILE_INFO end{};
   end.EndOfFile.QuadPart = static_cast<LONGLONG>(size);
-  return succeeded(::SetFileInformationByHandle(file, FileEndOfFileInfo, &end, sizeof end));
+  for (;;) {
+    const std::error_code error =
+        succeeded(::SetFileInformationByHandle(file, FileEndOfFileInfo, &end, sizeof end));
+    file_identity identity;
+    if (error != error_of(ERROR_USER_MAPPED_FILE) || identity.ask(file) ||
+        !wait_for_unmapping(identity, end_of_wait))
+      return error;
+  }
 }
 
 }  // namespace windows

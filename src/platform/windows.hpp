@@ -5,6 +5,7 @@
 
 #include "platform.hpp"
 
+#include <chrono>
 #include <filesystem>
 #include <string>
 #include <system_error>
@@ -73,6 +74,18 @@ DWORD read_at(HANDLE file, void* to, DWORD bytes, std::uint64_t at,
 DWORD write_at(HANDLE file, const void* from, DWORD bytes, std::uint64_t at,
                std::error_code& error) noexcept;
 
+/// Which file it is, among all that are open.
+struct file_identity {
+  DWORD volume = 0;
+  std::uint64_t index = 0;
+
+  std::error_code ask(HANDLE file) noexcept;
+  bool operator==(const file_identity&) const noexcept = default;
+};
+
+/// Waits for the next mapping of this file to go, of those that this process has; false: it has
+/// none, or the time is over.
+bool wait_for_unmapping(const file_identity& file, std::chrono::steady_clock::time_point end);
 /// Has what was stored in a range of a mapping written to its file.
 std::error_code flush_views(std::byte* address, std::uint64_t length) noexcept;
 /// Begins to read a range of a mapping.

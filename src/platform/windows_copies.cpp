@@ -30,32 +30,21 @@ std::error_code error_of(std::errc e) noexcept {
   return std::make_error_code(e);
 }
 
-struct identity {
-  BY_HANDLE_FILE_INFORMATION info{};
-
-  std::error_code ask(HANDLE file) noexcept {
-    return succeeded(::GetFileInformationByHandle(file, &info));
-  }
-  bool is_same_file(const identity& other) const noexcept {
-    return info.nFileIndexLow == other.info.nFileIndexLow &&
-           info.nFileIndexHigh == other.info.nFileIndexHigh &&
-           info.dwVolumeSerialNumber == other.info.dwVolumeSerialNumber;
-  }
-};
-
 DWORD flags_of(const copy_file_options& options) noexcept {
   return options.follow_symlinks ? 0 : FILE_FLAG_OPEN_REPARSE_POINT;
 }
 
 std::error_code open_source(const std::filesystem::path& from, const copy_file_options& options,
-                            file_copy& copy, identity& source) {
+                            file_copy& copy, windows::file_identity& source) {
   unique_handle file = windows::open_by_name(from, GENERIC_READ, OPEN_EXISTING, flags_of(options));
   if (!file) return windows::why_not_opened(from, last_error());
   std::error_code error = windows::check_regular(file.get(), options.follow_symlinks);
   if (!error) error = source.ask(file.get());
   if (!error) error = current_size(file.get(), copy.size);
   if (error) return error;
-  copy.permissions = source.info.dwFileAttributes & FILE_ATTRIBUTE_READONLY;
+  FILE_BASIC_INFO info{};
+  if (::GetFileInformationByHandleEx(file.get(), FileBasicInfo, &info, sizeof info) != FALSE)
+    copy.permissions = info.FileAttributes & FILE_ATTRIBUTE_READONLY;
   copy.source = file.release();
   return {};
 }
@@ -80,7 +69,8 @@ std::error_code find_place(const std::filesystem::path& to, bool follow_symlinks
 }
 
 /// Refuses a target that could not be written to, though another file could take its place.
-std::error_code check_target(const std::filesystem::path& place, const identity& source,
+std::error_code check_target(const std::filesystem::path& place,
+                             const windows::file_identity& source,
                              const copy_file_options& options) {
   const DWORD attributes = ::GetFileAttributesW(native_path(place).c_str());
   if (attributes == INVALID_FILE_ATTRIBUTES) {
@@ -92,9 +82,9 @@ std::error_code check_target(const std::filesystem::path& place, const identity&
   unique_handle file = windows::open_by_name(place, GENERIC_READ, OPEN_EXISTING, 0);
   if (!file) return last_error();
   if (std::error_code error = windows::check_regular(file.get(), true)) return error;
-  identity target;
+  windows::file_identity target;
   if (std::error_code error = target.ask(file.get())) return error;
-  if (target.is_same_file(source)) return error_of(std::errc::invalid_argument);
+  if (target == source) return error_of(std::errc::invalid_argument);
   if (!options.overwrite) return error_of(std::errc::file_exists);
   file = windows::open_by_name(place, GENERIC_WRITE, OPEN_EXISTING, 0);
   return file ? std::error_code() : last_error();
@@ -181,7 +171,7 @@ std::error_code sync_folder_of(const std::filesystem::path& path) {
 
 std::error_code begin_copy(const std::filesystem::path& from, const std::filesystem::path& to,
                            const copy_file_options& options, file_copy& copy) {
-  identity source;
+  windows::file_identity source;
   std::error_code error = windows::check_path(from);
   if (!error) error = windows::check_path(to);
   if (!error) error = open_source(from, options, copy, source);

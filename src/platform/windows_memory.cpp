@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -126,13 +128,22 @@ struct mapped_range {
   std::uint64_t end = 0;  // of the views, in whole pages
   std::byte* rest = nullptr;
   bool by_placeholders = false;
+  windows::file_identity file;
 };
 
 /// By base address.
 using mapped_ranges = std::map<std::byte*, mapped_range>;
 std::mutex mapped_mutex;
+std::condition_variable unmapped;
 mapped_ranges& all_mapped() {
   static mapped_ranges& ranges = *new mapped_ranges;  // for whoever unmaps at the very end
+  return ranges;
+}
+
+/// Those that are being unmapped.
+using ranges_on_their_way = std::multimap<std::byte*, mapped_range>;
+ranges_on_their_way& all_leaving() {
+  static ranges_on_their_way& ranges = *new ranges_on_their_way;
   return ranges;
 }
 
@@ -217,6 +228,7 @@ std::error_code map(native_handle_type file, access mode, std::uint64_t size,
                     std::uint64_t& capacity, std::byte*& base) noexcept try {
   mapped_range range;
   range.end = page_ceil(size);
+  static_cast<void>(range.file.ask(file));
   range.views.reserve(1);
   if (size != 0) range.views.push_back({0, size});
   const unique_handle section = size != 0 ? make_section(file, mode) : unique_handle();
@@ -282,16 +294,37 @@ std::error_code map_more(native_handle_type file, std::byte* base, std::uint64_t
 }
 
 void unmap(std::byte* base, std::uint64_t capacity) noexcept {
-  mapped_ranges::node_type node;
+  ranges_on_their_way::iterator leaving;
   {
     const std::lock_guard lock(mapped_mutex);
-    node = all_mapped().extract(base);
+    // Its place is free before it is, and the next one there goes among the others.
+    auto node = all_mapped().extract(base);
+    if (node.empty()) return;
+    leaving = all_leaving().insert(std::move(node));
   }
-  if (node.empty()) return;
-  for (const mapped_range::view& view : node.mapped().views)
+  for (const mapped_range::view& view : leaving->second.views)
     ::UnmapViewOfFile(base + view.begin);
-  give_back(node.mapped().rest);
+  give_back(leaving->second.rest);
+  {
+    const std::lock_guard lock(mapped_mutex);
+    all_leaving().erase(leaving);
+  }
+  unmapped.notify_all();
   reserved.fetch_sub(capacity, std::memory_order_relaxed);
+}
+
+bool windows::wait_for_unmapping(const file_identity& file,
+                                 std::chrono::steady_clock::time_point end) {
+  std::unique_lock lock(mapped_mutex);
+  const auto is_of_it = [&](const auto& entry) { return entry.second.file == file; };
+  const auto count = [&] {
+    const auto& mapped = all_mapped();
+    const auto& leaving = all_leaving();
+    return std::count_if(mapped.begin(), mapped.end(), is_of_it) +
+           std::count_if(leaving.begin(), leaving.end(), is_of_it);
+  };
+  const auto before = count();
+  return before != 0 && unmapped.wait_until(lock, end, [&] { return count() < before; });
 }
 
 namespace {
