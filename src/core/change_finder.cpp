@@ -165,19 +165,22 @@ bool are_same(const std::vector<watched_root::step>& a, const std::vector<watche
 
 change_finder::placed_watches change_finder::place(const std::filesystem::path& path) const {
   placed_watches placed;
+  bool went_meanwhile = false;
   const auto add = [&](const std::filesystem::path& what, interest how, watch_id& id) {
     const std::error_code error = source_.add(what, how, id);
+    went_meanwhile = went_meanwhile || is_missing(error);
     if (is_limit(error))
       placed.limit = error;
     else if (error && !is_missing(error))
       placed.error = error;
   };
-  // Until nothing on the way changed between the look and the watch.
-  constexpr int attempts = 8;
+  // Until nothing on the way changed between the look and the watch. A folder that was not there to
+  // be watched may be there again, and look the same.
+  constexpr int attempts = 64;
   for (int i = 0; i < attempts; ++i) {
     placed.error = {};
     auto steps = steps_to(path);
-    if (i > 0 && are_same(steps, placed.steps)) break;
+    if (i > 0 && !std::exchange(went_meanwhile, false) && are_same(steps, placed.steps)) break;
     for (const auto& step : placed.steps)
       placed.unused.push_back(step.id);
     placed.steps = std::move(steps);
