@@ -1336,6 +1336,10 @@ void change_finder::look_at_root(watched_root& root) {
 void change_finder::compare_root(watched_root& root, const file_look& look,
                                  std::uint32_t at_least) {
   if (!look.exists) return left(root);
+  // What was moved away a moment ago is not this one any more: that it left is told by this.
+  for (pending_move& move : moves_)
+    erase_one(move.roots, &root);
+  erase_one(ending_.roots, &root);
   const file_look before = std::exchange(root.seen, look);
   if (!look.is_folder) drop_tree(root);
   const bool is_same = look.is_same_file(before);
