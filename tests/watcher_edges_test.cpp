@@ -6,22 +6,11 @@
 
 #include <mapio/mapped_file.hpp>
 
-#include <asio/awaitable.hpp>
-#include <asio/co_spawn.hpp>
-#include <asio/detached.hpp>
-#include <asio/experimental/awaitable_operators.hpp>
 #include <asio/io_context.hpp>
-#include <asio/steady_timer.hpp>
-#include <asio/strand.hpp>
-#include <asio/this_coro.hpp>
-#include <asio/thread_pool.hpp>
-#include <asio/use_awaitable.hpp>
-#include <asio/use_future.hpp>
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
@@ -29,13 +18,11 @@
 #include <fstream>
 #include <functional>
 #include <map>
-#include <memory>
 #include <optional>
 #include <random>
 #include <sstream>
 #include <string>
 #include <system_error>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -517,90 +504,6 @@ TEST_F(watched_files, are_rebuilt_where_one_event_may_wait) {
 
 TEST_F(watched_files, are_rebuilt_from_events_though_one_is_added_again) {
   rebuild(4096, {}, true);
-}
-
-// --- the end, and what is cancelled
-// ------------------------------------------------------------------------------------------------
-
-/// Changes some files and folders until it goes.
-class busy_folder {
- public:
-  explicit busy_folder(fs::path folder)
-      : writer_([this, folder = std::move(folder)] {
-          for (unsigned i = 0; !is_over_; ++i) {
-            const fs::path some = folder / std::to_string(i % 5);
-            std::error_code ignored;
-            fs::create_directories(some / "d", ignored);
-            write_file(some / "d" / "f", "text");
-            fs::rename(some / "d" / "f", folder / "f", ignored);
-            fs::remove_all(folder / std::to_string((i + 3) % 5), ignored);
-            written_ = i;
-          }
-        }) {}
-  busy_folder(const busy_folder&) = delete;
-  busy_folder& operator=(const busy_folder&) = delete;
-  ~busy_folder() {
-    is_over_ = true;
-    writer_.join();
-  }
-  void let_some_pass() const {
-    const unsigned before = written_;
-    EXPECT_TRUE(support::eventually([&] { return written_ - before > 5; }));
-  }
-
- private:
-  std::atomic<bool> is_over_{false};
-  std::atomic<unsigned> written_{0};
-  std::thread writer_;
-};
-
-TEST_F(watcher_edges, are_cancelled_closed_and_let_go_of_by_any_thread_while_events_flow) {
-  write_file(file_, "text");
-  const busy_folder busy(dir_.path());
-  for (unsigned round = 0; round < 20; ++round) {
-    auto pool = std::make_unique<asio::thread_pool>(2);
-    mapped_file file(*pool);
-    file.open(file_, support::read_only(), asio::use_future).get();
-    std::vector<std::shared_ptr<watcher>> watchers;
-    for (int i = 0; i < 3; ++i)
-      watchers.push_back(std::make_shared<watcher>(*pool, i == 0 ? 1 : 64));
-    watchers.push_back(std::make_shared<watcher>(file.watch()));
-    std::atomic<int> is_heard{0};
-    for (const auto& changes : watchers) {
-      changes->add(dir_.path(), recursive());
-      changes->add(dir_ / "1" / "d" / "f", missing());
-      // What cancels one half of `||` when the other is over must not do so while it ends.
-      asio::co_spawn(
-          asio::make_strand(*pool),
-          [&is_heard, changes]() -> asio::awaitable<void> {
-            using asio::experimental::awaitable_operators::operator||;
-            asio::steady_timer timer(co_await asio::this_coro::executor);
-            try {
-              for (std::chrono::microseconds wait{1};; wait = wait * 2 % 1000us) {
-                timer.expires_after(wait);
-                const auto first = co_await (changes->next(asio::use_awaitable) ||
-                                             timer.async_wait(asio::use_awaitable));
-                if (first.index() == 0) ++is_heard;
-              }
-            } catch (const std::system_error&) {
-              // It was closed.
-            }
-          },
-          asio::detached);
-    }
-    EXPECT_TRUE(support::eventually([&] { return is_heard > 20; }));
-    watchers[round % 4]->remove(dir_.path());
-    watchers[(round + 1) % 4]->add(dir_.path());
-    std::thread other([&] { watchers[round % 4]->cancel(); });
-    watchers[(round + 1) % 4]->close();
-    other.join();
-    busy.let_some_pass();
-    for (const auto& changes : watchers)
-      if (round % 3 != 0) changes->close();
-    if (round % 2 == 0) watchers.clear();
-    pool.reset();
-    file.cancel();
-  }
 }
 
 }  // namespace
