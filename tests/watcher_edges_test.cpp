@@ -415,7 +415,7 @@ class rebuilt_files {
 
 class watched_files : public testing::Test {
  protected:
-  void rebuild(std::size_t capacity, watch_options options, bool adds_again = false) {
+  void rebuild(std::size_t capacity, watch_options options) {
     options.allow_missing = true;
     const unsigned rounds = support::under_asan || support::under_tsan ? 10 : 40;
     for (unsigned round = 1; round <= rounds && !HasFailure(); ++round) {
@@ -446,16 +446,6 @@ class watched_files : public testing::Test {
       };
       for (int i = 0; i < 15; ++i) {
         changes.make(1 + changes.below(12));
-        if (adds_again && changes.below(3) == 0) {
-          watched.remove(top / "d/f");
-          told.files.erase(top / "d/f");
-          all.listen();
-          io.restart();
-          io.run_for(2ms);
-          all.stop();
-          take();
-          add(top / "d/f");
-        }
         // Now and then somebody reads.
         if (changes.below(2) == 0) continue;
         all.listen();
@@ -500,10 +490,6 @@ TEST_F(watched_files, are_rebuilt_from_events_while_they_are_polled) {
 
 TEST_F(watched_files, are_rebuilt_where_one_event_may_wait) {
   rebuild(1, {});
-}
-
-TEST_F(watched_files, are_rebuilt_from_events_though_one_is_added_again) {
-  rebuild(4096, {}, true);
 }
 
 }  // namespace
