@@ -154,27 +154,6 @@ TEST_F(watcher_edges, tell_a_mapped_file_what_changed_before_it_was_watched) {
   });
 }
 
-TEST_F(watcher_edges, take_no_resize_of_a_mapped_file_for_that_of_another) {
-  write_file(file_, "some text");
-  mapped_file file(io_);
-  support::run_coroutine(io_, [&]() -> asio::awaitable<void> {
-    co_await file.open(file_, support::read_write());
-    auto changes = file.watch();
-    std::function<void()> go_on = [&] {
-      changes.next([&](std::error_code error, const change_event&) {
-        if (!error) go_on();
-      });
-    };
-    go_on();
-    // Some of them are looked at between the call of the OS and its end.
-    for (std::uint64_t i = 0; i < 300; ++i) {
-      co_await file.resize(10 + (i * 7919) % 5000);
-      EXPECT_FALSE(file.size_is_stale()) << i;
-    }
-    changes.close();
-  });
-}
-
 TEST_F(watcher_edges, are_of_the_folder_in_which_a_mapped_file_was_opened) {
   write_file(file_, "some text");
   fs::current_path(dir_.path());
