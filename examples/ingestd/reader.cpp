@@ -1,8 +1,7 @@
 #include "reader.hpp"
 
-#include "os.hpp"
-
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cstring>
 #include <limits>
@@ -12,6 +11,9 @@
 #include <asio/buffer.hpp>
 
 #include <fmt/format.h>
+
+#include <sys/stat.h>
+#include <unistd.h>
 
 namespace ingestd {
 namespace {
@@ -125,7 +127,10 @@ void segment_bytes::load(std::uint64_t position, std::uint64_t length) {
       file_.read_into(from, asio::buffer(window_.data() + kept, end - from), error);
   // Of a page that the end of the file was moved into, the kernel makes zeros behind that end.
   // Not by its name, which it may have lost.
-  const std::uint64_t size = os::size_of(file_.native_handle());
+  struct stat now {};
+  if (::fstat(file_.native_handle(), &now) != 0)
+    throw std::system_error(errno, std::system_category(), path_.string());
+  const auto size = static_cast<std::uint64_t>(now.st_size);
   if (!error && size >= size_) return;
   window_.clear();
   if (size < size_) was_cut(path_, size);
