@@ -178,7 +178,7 @@ std::unique_ptr<watch_source> make_watch_source(asio::execution_context& context
 }
 
 bool may_change_unseen(const std::filesystem::path& path) noexcept {
-  struct statfs s{};
+  struct statfs s {};
   if (::statfs(path.c_str(), &s) != 0) return false;
   const long type = static_cast<long>(s.f_type) & 0xFFFFFFFFL;
   if (platform::is_network(type)) return true;
@@ -198,7 +198,7 @@ bool may_change_unseen(const std::filesystem::path& path) noexcept {
 
 std::error_code look_from(int folder, const char* name, bool follow, file_look& look) noexcept {
   look = {};
-  struct statx s{};
+  struct statx s {};
   if (::statx(folder, name, follow ? 0 : AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS | STATX_BTIME,
               &s) != 0)
     return errno == ENOENT || errno == ENOTDIR ? std::error_code() : last_error();
@@ -215,7 +215,7 @@ bool look_at_once(const std::filesystem::path& path, bool follow, file_look& loo
       static_cast<int>(::syscall(SYS_openat2, AT_FDCWD, path.c_str(), &how, sizeof how));
   look = {};
   if (file < 0) return errno == ENOENT;
-  struct statx s{};
+  struct statx s {};
   const bool is_seen = ::statx(file, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
                                STATX_BASIC_STATS | STATX_BTIME, &s) == 0;
   ::close(file);

@@ -22,7 +22,7 @@ bool may_change_unseen(const std::filesystem::path&) noexcept {
 
 std::error_code look_from(int folder, const char* name, bool follow, file_look& look) noexcept {
   look = {};
-  struct stat s{};
+  struct stat s {};
   if (::fstatat(folder, name, &s, follow ? 0 : AT_SYMLINK_NOFOLLOW) != 0)
     return errno == ENOENT || errno == ENOTDIR ? std::error_code() : platform::posix::last_error();
   look.exists = true;
