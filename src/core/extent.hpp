@@ -269,8 +269,6 @@ class extent final : public shared_resource {
     copies_wait_.store(false, std::memory_order_relaxed);
   }
 
-  void unmap() noexcept;
-
   std::atomic<std::byte*> base_;
   std::atomic<std::uint64_t> capacity_;
   std::atomic<std::uint64_t> mapped_end_;
