@@ -2,7 +2,7 @@
 
 #include "engine.hpp"
 #include "file_state.hpp"
-#include "page_bounds.hpp"
+#include "platform/page_bounds.hpp"
 #include "platform/platform.hpp"
 
 #include <algorithm>

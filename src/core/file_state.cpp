@@ -3,7 +3,8 @@
 #include "chunk_reader.hpp"
 #include "copy_window.hpp"
 #include "engine.hpp"
-#include "page_bounds.hpp"
+#include "platform/guarded.hpp"
+#include "platform/page_bounds.hpp"
 #include "policy_clock.hpp"
 
 #include <asio/error.hpp>
@@ -125,14 +126,6 @@ std::error_code overtaken_by_close(const operation& op) noexcept {
 // Of a copy that was made on its behalf, maybe after a close.
 std::error_code verdict_on_copy(const operation& op, failure why) noexcept {
   return why == errc::not_open ? overtaken_by_close(op) : error_of(why);
-}
-
-void zero(std::byte* address, std::uint64_t bytes) noexcept {
-  static constexpr std::array<std::byte, 4096> zeros{};
-  for (std::uint64_t done = 0; done < bytes; done += zeros.size())
-    platform::guarded_copy(
-        address + done, zeros.data(),
-        static_cast<std::size_t>(std::min<std::uint64_t>(bytes - done, zeros.size())));
 }
 
 void wait_a_little() {
@@ -1960,8 +1953,8 @@ bool file_state::map_anew(operation& op, std::uint64_t new_size) noexcept {
                          std::all_of(retired_.begin(), retired_.end(),
                                      [](const extent* old) { return old->is_unmapped(); });
   const std::uint64_t old_size = size_.load(std::memory_order_relaxed);
-  if (is_unused && new_size > old_size && !zeroes_tail_)
-    zero(e->base() + old_size, page_ceil(old_size) - old_size);
+  if (is_unused && new_size > old_size && !zeroes_tail_ && old_size % page_size() != 0)
+    platform::zero_to_page_end(e->base() + old_size);
   if (!is_unused || !e->unmap_if_unused()) {
     current_.store(e, std::memory_order_seq_cst);
     return false;

@@ -3,7 +3,7 @@
 #include "engine.hpp"
 #include "extent.hpp"
 #include "file_state.hpp"
-#include "page_bounds.hpp"
+#include "platform/page_bounds.hpp"
 #include "platform/platform.hpp"
 
 #include <asio/error.hpp>

@@ -1,5 +1,6 @@
 #include "posix.hpp"
 
+#include "guarded.hpp"
 #include "words.hpp"
 
 #include <algorithm>
@@ -663,10 +664,6 @@ std::error_code unlock_pages(std::byte* address, std::uint64_t length) noexcept 
 
 namespace {
 
-std::size_t to_page_end(const void* p) noexcept {
-  return page_size() - static_cast<std::size_t>(reinterpret_cast<std::uintptr_t>(p) % page_size());
-}
-
 /// Calls transfer(vector, count, offset) until the whole range is done, in pieces that the OS takes
 /// at once.
 template <class Transfer>
@@ -696,18 +693,6 @@ void transfer_all(operation& op, Transfer transfer) noexcept {
     }
     if (n == 0) return;
     op.transferred += static_cast<std::uint64_t>(n);
-  }
-}
-
-// Where the file system does not zero what was stored behind the old end when a file grows.
-void zero_to_page_end(std::byte* address) noexcept {
-  static const std::array<std::byte, 4096> zeros{};
-  if (address == nullptr) return;
-  for (std::size_t rest = to_page_end(address); rest != 0;) {
-    const std::size_t piece = std::min(rest, zeros.size());
-    guarded_copy(address, zeros.data(), piece);
-    address += piece;
-    rest -= piece;
   }
 }
 
@@ -1003,46 +988,18 @@ void guard_faults() {
   }();
 }
 
-namespace {
-
-// memcpy may have begun anywhere: again, a page at a time, to know how far it goes.
-[[gnu::cold, gnu::noinline]] std::size_t copy_until_fault(void* destination, const void* source,
-                                                          std::size_t n) noexcept {
-  auto* to = static_cast<char*>(destination);
-  const auto* from = static_cast<const char*>(source);
-  std::size_t done = 0;
-  while (done < n) {
-    const std::size_t piece =
-        std::min({n - done, to_page_end(to + done), to_page_end(from + done)});
-    if (!copy_or_fault(to + done, from + done, piece)) break;
-    done += piece;
-  }
-  return done;
-}
-
-}  // namespace
-
 std::size_t guarded_copy(void* destination, const void* source, std::size_t n) noexcept {
 #ifdef MAPIO_STRING_COPIES
   if (n >= shortest_string_copy && n <= longest_string_copy) {
     if (string_copy_or_fault(destination, source, n)) [[likely]]
       return n;
-    return copy_until_fault(destination, source, n);
+    return copy_until_fault(destination, source, n, copy_or_fault);
   }
 #endif
   if (copy_or_fault(destination, source, n)) [[likely]]
     return n;
-  return copy_until_fault(destination, source, n);
+  return copy_until_fault(destination, source, n, copy_or_fault);
 }
-
-namespace {
-
-[[gnu::noinline]] void load_shared(void* to, const void* from, std::size_t) noexcept {
-  auto* const word = const_cast<std::uint32_t*>(static_cast<const std::uint32_t*>(from));
-  *static_cast<std::uint32_t*>(to) = std::atomic_ref<std::uint32_t>(*word).load();
-}
-
-}  // namespace
 
 bool load_word(const std::uint32_t* word, std::uint32_t& value) noexcept {
   return access_or_fault(

@@ -1,5 +1,6 @@
 #include "windows.hpp"
 
+#include "guarded.hpp"
 #include "words.hpp"
 
 #include <algorithm>
@@ -387,14 +388,6 @@ void populate(operation& op) noexcept {
       op.error = errc::page_fault;
       return;
     }
-}
-
-// Where the file system does not zero what was stored behind the old end when a file grows.
-void zero_to_page_end(std::byte* address) noexcept {
-  static const std::array<std::byte, 4096> zeros{};
-  if (address == nullptr) return;
-  const std::size_t into_page = reinterpret_cast<std::uintptr_t>(address) % page_size();
-  guarded_copy(address, zeros.data(), std::min(zeros.size(), page_size() - into_page));
 }
 
 }  // namespace

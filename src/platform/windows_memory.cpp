@@ -1,5 +1,6 @@
 // Mappings, and the faults in them.
 
+#include "guarded.hpp"
 #include "windows.hpp"
 #include "words.hpp"
 
@@ -48,11 +49,6 @@ std::uint64_t granule() noexcept {
     return std::uint64_t{info.dwAllocationGranularity};
   }();
   return size;
-}
-
-std::uint64_t page_ceil(std::uint64_t offset) noexcept {
-  const std::uint64_t page = page_size();
-  return (offset + page - 1) / page * page;
 }
 
 // Not in every header.
@@ -591,25 +587,6 @@ bool copy_or_fault(void* destination, const void* source, std::size_t n) noexcep
       [](void* to, const void* from, std::size_t count) noexcept { copy(to, from, count); });
 }
 
-std::size_t to_page_end(const void* p) noexcept {
-  return page_size() - static_cast<std::size_t>(reinterpret_cast<std::uintptr_t>(p) % page_size());
-}
-
-// memcpy may have begun anywhere: again, a page at a time, to know how far it goes.
-[[gnu::cold, gnu::noinline]] std::size_t copy_until_fault(void* destination, const void* source,
-                                                          std::size_t n) noexcept {
-  auto* to = static_cast<char*>(destination);
-  const auto* from = static_cast<const char*>(source);
-  std::size_t done = 0;
-  while (done < n) {
-    const std::size_t piece =
-        std::min({n - done, to_page_end(to + done), to_page_end(from + done)});
-    if (!copy_or_fault(to + done, from + done, piece)) break;
-    done += piece;
-  }
-  return done;
-}
-
 }  // namespace
 
 void guard_faults() {
@@ -626,17 +603,8 @@ void guard_faults() {
 std::size_t guarded_copy(void* destination, const void* source, std::size_t n) noexcept {
   if (copy_or_fault(destination, source, n)) [[likely]]
     return n;
-  return copy_until_fault(destination, source, n);
+  return copy_until_fault(destination, source, n, copy_or_fault);
 }
-
-namespace {
-
-[[gnu::noinline]] void load_shared(void* to, const void* from, std::size_t) noexcept {
-  auto* const word = const_cast<std::uint32_t*>(static_cast<const std::uint32_t*>(from));
-  *static_cast<std::uint32_t*>(to) = std::atomic_ref<std::uint32_t>(*word).load();
-}
-
-}  // namespace
 
 bool load_word(const std::uint32_t* word, std::uint32_t& value) noexcept {
   return access_or_fault(
