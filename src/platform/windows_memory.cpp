@@ -19,13 +19,21 @@
 
 MAPIO_NAMESPACE_BEGIN
 
-std::size_t page_size() noexcept {
-  static const std::size_t size = [] {
-    SYSTEM_INFO info{};
-    ::GetSystemInfo(&info);
-    return std::size_t{info.dwPageSize};
+namespace {
+
+const SYSTEM_INFO& system_info() noexcept {
+  static const SYSTEM_INFO info = [] {
+    SYSTEM_INFO asked{};
+    ::GetSystemInfo(&asked);
+    return asked;
   }();
-  return size;
+  return info;
+}
+
+}  // namespace
+
+std::size_t page_size() noexcept {
+  return system_info().dwPageSize;
 }
 
 namespace detail::platform {
@@ -43,12 +51,7 @@ namespace {
 
 // Views begin at such multiples, in memory and in the file.
 std::uint64_t granule() noexcept {
-  static const std::uint64_t size = [] {
-    SYSTEM_INFO info{};
-    ::GetSystemInfo(&info);
-    return std::uint64_t{info.dwAllocationGranularity};
-  }();
-  return size;
+  return system_info().dwAllocationGranularity;
 }
 
 // Not in every header.
