@@ -1,7 +1,6 @@
 #include "iocp.hpp"
 
 #include "core/operation_list.hpp"
-#include "platform/platform.hpp"
 #include "platform/windows.hpp"
 #include "word_watch.hpp"
 
@@ -109,9 +108,7 @@ void iocp::carry_out(operation& op, std::unique_lock<std::mutex>& lock) noexcept
   op.place.store(0, std::memory_order_relaxed);
   if (stopping_) op.dropped = true;
   lock.unlock();
-  const bool refused = !op.dropped && op.is_refused != nullptr && op.is_refused(&op, 0);
-  if (!op.dropped && !refused) platform::perform(op);
-  op.done(&op);
+  detail::carry_out(op);
   lock.lock();
 }
 

@@ -84,9 +84,7 @@ void thread_pool::carry_out(operation& op, std::unique_lock<std::mutex>& lock) n
   op.place.store(0, std::memory_order_relaxed);
   if (stopping_) op.dropped = true;
   lock.unlock();
-  const bool refused = !op.dropped && op.is_refused != nullptr && op.is_refused(&op, 0);
-  if (!op.dropped && !refused) platform::perform(op);
-  op.done(&op);
+  detail::carry_out(op);
   lock.lock();
 }
 

@@ -264,6 +264,12 @@ bool submit(operation& op) noexcept {
   return false;
 }
 
+void carry_out(operation& op) noexcept {
+  const bool refused = !op.dropped && op.is_refused != nullptr && op.is_refused(&op, 0);
+  if (!op.dropped && !refused) platform::perform(op);
+  op.done(&op);
+}
+
 void let_go(operation& op) noexcept {
   op.range = pin();
   if (op.use != nullptr) std::exchange(op.use, nullptr)->release();

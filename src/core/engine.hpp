@@ -162,6 +162,9 @@ struct blocking_operation final : operation {
 /// Hands an awaited operation to whoever carries it out. True: its engine takes nothing any more,
 /// and it is over, as cancelled.
 bool submit(operation& op) noexcept;
+/// Makes the call of an operation, unless that was dropped or is refused, and hands it back; for
+/// workers.
+void carry_out(operation& op) noexcept;
 /// Ends the pins and uses of an operation that is over.
 void let_go(operation& op) noexcept;
 /// Lets go of what an operation held and delivers it.
