@@ -15,16 +15,9 @@
 MAPIO_NAMESPACE_BEGIN
 namespace detail::platform {
 
+using windows::error_of;
 using windows::last_error;
 using windows::unique_handle;
-
-namespace {
-
-std::error_code error_of(std::errc e) noexcept {
-  return std::make_error_code(e);
-}
-
-}  // namespace
 
 // --- names
 // -----------------------------------------------------------------------------------------------------------------
@@ -61,9 +54,8 @@ std::wstring native_path(const std::filesystem::path& path) {
 }
 
 std::error_code check_path(const std::filesystem::path& path) noexcept {
-  return path.native().find(L'\0') == std::wstring::npos
-             ? std::error_code()
-             : platform::error_of(std::errc::invalid_argument);
+  return path.native().find(L'\0') == std::wstring::npos ? std::error_code()
+                                                         : error_of(std::errc::invalid_argument);
 }
 
 unique_handle open_by_name(const std::filesystem::path& path, DWORD access, DWORD disposition,
@@ -73,16 +65,16 @@ unique_handle open_by_name(const std::filesystem::path& path, DWORD access, DWOR
 }
 
 std::error_code check_regular(HANDLE file, bool follow_symlinks) noexcept {
-  if (::GetFileType(file) != FILE_TYPE_DISK) return platform::error_of(std::errc::no_such_device);
+  if (::GetFileType(file) != FILE_TYPE_DISK) return error_of(std::errc::no_such_device);
   FILE_ATTRIBUTE_TAG_INFO info{};
   // Not every file system has it.
   if (::GetFileInformationByHandleEx(file, FileAttributeTagInfo, &info, sizeof info) == FALSE)
     return {};
   if ((info.FileAttributes & FILE_ATTRIBUTE_DIRECTORY) != 0)
-    return platform::error_of(std::errc::is_a_directory);
+    return error_of(std::errc::is_a_directory);
   const bool is_link = (info.FileAttributes & FILE_ATTRIBUTE_REPARSE_POINT) != 0 &&
                        info.ReparseTag == IO_REPARSE_TAG_SYMLINK;
-  return is_link && !follow_symlinks ? platform::error_of(std::errc::too_many_symbolic_link_levels)
+  return is_link && !follow_symlinks ? error_of(std::errc::too_many_symbolic_link_levels)
                                      : std::error_code();
 }
 
@@ -90,7 +82,7 @@ std::error_code why_not_opened(const std::filesystem::path& path, std::error_cod
   if (error != std::errc::permission_denied) return error;
   const DWORD attributes = ::GetFileAttributesW(native_path(path).c_str());
   return attributes != INVALID_FILE_ATTRIBUTES && (attributes & FILE_ATTRIBUTE_DIRECTORY) != 0
-             ? platform::error_of(std::errc::is_a_directory)
+             ? error_of(std::errc::is_a_directory)
              : error;
 }
 
@@ -117,6 +109,11 @@ std::error_code set_size(HANDLE file, std::uint64_t size) noexcept {
         !wait_for_unmapping(identity, end_of_wait))
       return error;
   }
+}
+
+std::error_code sync_folder(HANDLE folder) noexcept {
+  const std::error_code error = succeeded(::FlushFileBuffers(folder));
+  return is_not_supported(error) ? std::error_code() : error;
 }
 
 }  // namespace windows
@@ -271,7 +268,7 @@ std::error_code start_over(native_handle_type file, std::uint64_t old_size,
 }
 
 std::error_code inspect(native_handle_type file, const open_options& options, opened_file& result) {
-  if (file == nullptr || file == no_handle) return windows::error_of(ERROR_INVALID_HANDLE);
+  if (file == nullptr || file == no_handle) return error_of(ERROR_INVALID_HANDLE);
   if (std::error_code error = windows::check_regular(file, true)) return error;
   if (std::error_code error = file_size(file, result.size)) return error;
   std::error_code error;
@@ -316,8 +313,7 @@ bool is_disk_full(const std::error_code& error) noexcept {
 
 bool is_not_supported(const std::error_code& error) noexcept {
   return error == std::errc::operation_not_supported || error == std::errc::not_supported ||
-         error == std::errc::function_not_supported ||
-         error == windows::error_of(ERROR_INVALID_FUNCTION);
+         error == std::errc::function_not_supported || error == error_of(ERROR_INVALID_FUNCTION);
 }
 
 // --- carrying out
@@ -426,9 +422,7 @@ void perform(operation& op) noexcept {
   case call::sync:
     return sync(op);
   case call::sync_name:
-    op.error = windows::succeeded(::FlushFileBuffers(op.handle));
-    // Not every file system has a sync of folders.
-    if (is_not_supported(op.error)) op.error = {};
+    op.error = windows::sync_folder(op.handle);
     return;
   case call::start_writeback:
     // It promises nothing, and there is nothing that would do it without an address.

@@ -22,6 +22,9 @@ namespace detail::platform::windows {
 inline std::error_code error_of(DWORD code) noexcept {
   return {static_cast<int>(code), std::system_category()};
 }
+inline std::error_code error_of(std::errc e) noexcept {
+  return std::make_error_code(e);
+}
 inline std::error_code last_error() noexcept {
   return error_of(::GetLastError());
 }
@@ -67,6 +70,8 @@ std::error_code check_regular(HANDLE file, bool follow_symlinks) noexcept;
 /// Tells what it is that could not be opened, where the OS only says that access is denied.
 std::error_code why_not_opened(const std::filesystem::path& path, std::error_code error);
 std::error_code set_size(HANDLE file, std::uint64_t size) noexcept;
+/// Has the names in an open folder on the medium, where the file system has a sync of folders.
+std::error_code sync_folder(HANDLE folder) noexcept;
 /// Reads or writes at an offset, whether the file was opened for overlapped calls or not; returns
 /// how many bytes it were. The end of the file is none.
 DWORD read_at(HANDLE file, void* to, DWORD bytes, std::uint64_t at,

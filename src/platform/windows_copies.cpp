@@ -16,6 +16,7 @@
 MAPIO_NAMESPACE_BEGIN
 namespace detail::platform {
 
+using windows::error_of;
 using windows::last_error;
 using windows::native_path;
 using windows::succeeded;
@@ -25,10 +26,6 @@ namespace {
 
 constexpr std::size_t largest_copy_piece = std::size_t{8} << 20;
 constexpr std::size_t copy_buffer = std::size_t{256} << 10;
-
-std::error_code error_of(std::errc e) noexcept {
-  return std::make_error_code(e);
-}
 
 DWORD flags_of(const copy_file_options& options) noexcept {
   return options.follow_symlinks ? 0 : FILE_FLAG_OPEN_REPARSE_POINT;
@@ -162,9 +159,7 @@ std::error_code rename(const file_copy& copy, bool overwrite) {
 std::error_code sync_folder_of(const std::filesystem::path& path) {
   const unique_handle folder = windows::open_by_name(path.parent_path(), GENERIC_WRITE,
                                                      OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS);
-  if (!folder) return last_error();
-  const std::error_code error = succeeded(::FlushFileBuffers(folder.get()));
-  return is_not_supported(error) ? std::error_code() : error;
+  return folder ? windows::sync_folder(folder.get()) : last_error();
 }
 
 }  // namespace
