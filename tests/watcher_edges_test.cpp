@@ -3,6 +3,7 @@
 #include <mapio/watcher.hpp>
 
 #include "support.hpp"
+#include "watching_support.hpp"
 
 #include <mapio/mapped_file.hpp>
 
@@ -13,7 +14,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -40,18 +40,9 @@ using mapio::errc;
 using mapio::mapped_file;
 using mapio::watch_options;
 using mapio::watcher;
+using support::missing;
+using support::recursive;
 using support::write_file;
-
-watch_options recursive() {
-  watch_options options;
-  options.recursive = true;
-  return options;
-}
-watch_options missing() {
-  watch_options options;
-  options.allow_missing = true;
-  return options;
-}
 
 /// Takes everything that a watcher tells.
 class listener {
@@ -103,11 +94,7 @@ class watcher_edges : public testing::Test {
  protected:
   ~watcher_edges() override { fs::current_path(working_folder_); }
 
-  /// Runs a command of the shell in the scratch folder, to its end.
-  void shell(const std::string& command) {
-    const std::string line = "cd '" + dir_.path().string() + "' && { " + command + "; }";
-    EXPECT_EQ(std::system(line.c_str()), 0) << command;
-  }
+  void shell(const std::string& command) { support::shell_in(dir_.path(), command); }
 
   const fs::path working_folder_ = fs::current_path();
   support::temp_dir dir_;

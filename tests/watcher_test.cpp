@@ -1,6 +1,7 @@
 #include <mapio/watcher.hpp>
 
 #include "support.hpp"
+#include "watching_support.hpp"
 
 #include <mapio/mapped_file.hpp>
 
@@ -51,28 +52,11 @@ using mapio::mapped_file;
 using mapio::mapping;
 using mapio::watch_options;
 using mapio::watcher;
+using support::coalescing;
+using support::missing;
+using support::polling;
+using support::recursive;
 using support::write_file;
-
-watch_options recursive() {
-  watch_options options;
-  options.recursive = true;
-  return options;
-}
-watch_options missing() {
-  watch_options options;
-  options.allow_missing = true;
-  return options;
-}
-watch_options coalescing(std::chrono::milliseconds interval) {
-  watch_options options;
-  options.coalesce = interval;
-  return options;
-}
-watch_options polling(std::chrono::milliseconds interval) {
-  watch_options options;
-  options.poll = interval;
-  return options;
-}
 
 /// What a consumer knows who was told the content of a folder once, and all events from then on.
 class rebuilt_tree {
@@ -132,11 +116,7 @@ class rebuilt_tree {
 
 class watcher_test : public testing::Test {
  protected:
-  /// Runs a command of the shell in the scratch folder, to its end.
-  void shell(const std::string& command) {
-    const std::string line = "cd '" + dir_.path().string() + "' && { " + command + "; }";
-    EXPECT_EQ(std::system(line.c_str()), 0) << command;
-  }
+  void shell(const std::string& command) { support::shell_in(dir_.path(), command); }
 
   /// Asks for one event after another.
   void listen() {
