@@ -262,14 +262,17 @@ class memory_pressure {
   explicit memory_pressure(const mapio::mapping& map)
       : all_(map.view(0, map.size())), file_(map.native_handle()),
         thread_([this](const std::stop_token& stop) {
+          auto next = std::chrono::steady_clock::now();
           for (std::uint64_t at = 0; !stop.stop_requested(); at = (at + piece) % all_.size()) {
             reclaim(at);
-            std::this_thread::sleep_for(std::chrono::microseconds(200));
+            next = std::max(next + pace, std::chrono::steady_clock::now());
+            std::this_thread::sleep_until(next);
           }
         }) {}
 
  private:
   static constexpr std::uint64_t piece = 8 * mebibyte;
+  static constexpr std::chrono::milliseconds pace{4};  // a GiB in half a second
 
   void reclaim(std::uint64_t at) const {
     void* const address = const_cast<std::byte*>(all_.data() + at);
@@ -287,8 +290,9 @@ class memory_pressure {
   std::jthread thread_;
 };
 
-/// Updates anywhere in a file that never is in memory for long.
-template <bool Awaited>
+/// Updates anywhere in a file that never is in memory for long: so many per second, or as many as
+/// there can be.
+template <bool Awaited, int PerSecond>
 class cold_updates final : public work {
  public:
   explicit cold_updates(scene& s) : work(s) {
@@ -300,8 +304,9 @@ class cold_updates final : public work {
     else
       pressure_ = std::make_unique<memory_pressure>(*file_);
   }
-  std::size_t coroutines() const override { return 64; }
-  asio::awaitable<void> step(std::size_t) override {
+  std::size_t coroutines() const override { return count; }
+  asio::awaitable<void> step(std::size_t i) override {
+    if constexpr (PerSecond != 0) co_await turn(i);
     const std::uint64_t at = random_() % (size / record_.size()) * record_.size();
     if constexpr (Awaited) {
       co_await file_->update_region(at, asio::buffer(record_), use_awaitable);
@@ -313,11 +318,29 @@ class cold_updates final : public work {
 
  private:
   static constexpr std::uint64_t size = gibibyte;
+  static constexpr std::size_t count = 64;
+
+  /// Waits until it is a coroutine's turn; one that is late gives up what it missed.
+  asio::awaitable<void> turn(std::size_t i) {
+    constexpr clock::duration gap = std::chrono::duration_cast<clock::duration>(
+        std::chrono::duration<double>(static_cast<double>(count) / PerSecond));
+    if (turns_[i] == clock::time_point()) turns_[i] = clock::now() + gap * i / count;
+    asio::steady_timer timer(co_await asio::this_coro::executor, turns_[i]);
+    turns_[i] = std::max(turns_[i] + gap, clock::now());
+    co_await timer.async_wait(use_awaitable);
+  }
+
   std::array<std::byte, 64> record_{};
+  std::array<clock::time_point, count> turns_{};
   std::mt19937_64 random_{1};
   std::unique_ptr<handle<Awaited>> file_;
   std::unique_ptr<memory_pressure> pressure_;
 };
+
+template <bool Awaited>
+using all_cold_updates = cold_updates<Awaited, 0>;
+template <bool Awaited>
+using some_cold_updates = cold_updates<Awaited, 2000>;
 
 void look_at(const mapio::region& bytes) {
   for (std::size_t at = 0; at < bytes.size(); at += page)
@@ -506,8 +529,11 @@ constexpr std::array engines = {
     std::pair{"awaited on io_uring", backend_kind::io_uring},
     std::pair{"awaited on mapio's thread_pool", backend_kind::thread_pool}};
 constexpr std::array kinds = {of<durable_updates>("durable updates"),
-                              of<cold_updates>("random cold updates"), of<cold_scan>("cold scan"),
-                              of<growth>("growth to 4 GiB"), of<closing>("close of a dirty GiB")};
+                              of<some_cold_updates>("2000 random cold updates per second"),
+                              of<all_cold_updates>("random cold updates"),
+                              of<cold_scan>("cold scan"),
+                              of<growth>("growth to 4 GiB"),
+                              of<closing>("close of a dirty GiB")};
 
 std::string title(const char* what, const char* how) {
   return std::string(what) + ", " + how;
