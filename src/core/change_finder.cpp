@@ -108,11 +108,16 @@ watched_root::watched_root(watch_stream& s, const std::filesystem::path& path,
 
 namespace {
 
+struct folder_on_the_way {
+  std::filesystem::path path;
+  watched_root::step step;
+};
+
 /// Finds every name that decides what `path` is: the last one, and those of the links on the way.
 /// Where one is missing, or no folder, it is the last. The folders above them are steps without a
 /// name.
-std::vector<watched_root::step> steps_to(const std::filesystem::path& path) {
-  std::vector<watched_root::step> steps;
+std::vector<folder_on_the_way> way_to(const std::filesystem::path& path) {
+  std::vector<folder_on_the_way> way;
   std::filesystem::path at = path.root_path();
   std::deque<std::filesystem::path> ahead;
   const auto go_through = [&](const std::filesystem::path& part) {
@@ -122,8 +127,8 @@ std::vector<watched_root::step> steps_to(const std::filesystem::path& path) {
   };
   const auto add = [&](const std::filesystem::path& name) {
     // Who is told of its names is told of the folder too.
-    if (!steps.empty() && steps.back().name.empty() && steps.back().folder == at) steps.pop_back();
-    steps.push_back({at, name.native()});
+    if (!way.empty() && way.back().step.name.empty() && way.back().path == at) way.pop_back();
+    way.push_back({at, {name.native()}});
   };
   go_through(path);
   for (int links = 0; !ahead.empty();) {
@@ -150,14 +155,14 @@ std::vector<watched_root::step> steps_to(const std::filesystem::path& path) {
       break;
     }
     at = next;
-    steps.push_back({at, {}});
+    way.push_back({at, {}});
   }
-  return steps;
+  return way;
 }
 
-bool are_same(const std::vector<watched_root::step>& a, const std::vector<watched_root::step>& b) {
+bool are_same(const std::vector<folder_on_the_way>& a, const std::vector<folder_on_the_way>& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const auto& x, const auto& y) {
-    return x.folder == y.folder && x.name == y.name;
+    return x.path == y.path && x.step.name == y.step.name;
   });
 }
 
@@ -165,6 +170,7 @@ bool are_same(const std::vector<watched_root::step>& a, const std::vector<watche
 
 change_finder::placed_watches change_finder::place(const std::filesystem::path& path) const {
   placed_watches placed;
+  std::vector<folder_on_the_way> way;
   bool went_meanwhile = false;
   const auto add = [&](const std::filesystem::path& what, interest how, watch_id& id) {
     const std::error_code error = source_.add(what, how, id);
@@ -179,19 +185,22 @@ change_finder::placed_watches change_finder::place(const std::filesystem::path& 
   constexpr int attempts = 64;
   for (int i = 0; i < attempts; ++i) {
     placed.error = {};
-    auto steps = steps_to(path);
-    if (i > 0 && !std::exchange(went_meanwhile, false) && are_same(steps, placed.steps)) break;
-    for (const auto& step : placed.steps)
-      placed.unused.push_back(step.id);
-    placed.steps = std::move(steps);
-    for (auto& step : placed.steps) {
+    auto now = way_to(path);
+    if (i > 0 && !std::exchange(went_meanwhile, false) && are_same(now, way)) break;
+    for (const auto& before : way)
+      placed.unused.push_back(before.step.id);
+    way = std::move(now);
+    for (auto& [folder, step] : way) {
       if (!step.name.empty())
-        add(step.folder, interest::names, step.id);
-      else if (source_.add(step.folder, interest::itself, step.id))
+        add(folder, interest::names, step.id);
+      else if (source_.add(folder, interest::itself, step.id))
         // It may be passed through, but not read: then nobody tells when it is renamed.
         step.id = no_watch;
     }
   }
+  placed.steps.reserve(way.size());
+  for (auto& folder : way)
+    placed.steps.push_back(std::move(folder.step));
   // A folder that may not be read can hold a file that may.
   if (placed.error == std::errc::permission_denied) {
     placed.limit = placed.error;

@@ -72,8 +72,7 @@ class watched_root {
  public:
   /// Where something with an effect on the path may come and go, or a folder that may.
   struct step {
-    std::filesystem::path folder;
-    watching::file_name name;  // in it; or empty
+    watching::file_name name;  // in that folder; or empty
     watching::watch_id id = watching::no_watch;
   };
 
