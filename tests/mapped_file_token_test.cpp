@@ -477,6 +477,45 @@ TEST_F(mapped_file_handler, that_throws_takes_no_other_completion_with_it) {
   EXPECT_EQ(thrown, 40);
 }
 
+TEST_F(mapped_file_handler, may_run_the_loop_for_the_completions_that_are_found_with_its_own) {
+  mapped_file file = created(64 * page());
+  constexpr int verbs = 16;
+  int calls = 0;
+  int innermost = 0;
+  for (int i = 0; i < verbs; ++i)
+    file.prefetch(static_cast<std::uint64_t>(i) * page(), page(),
+                  [&](std::error_code ec, auto&&...) {
+                    EXPECT_FALSE(ec) << ec.message();
+                    if (++calls > 1) return;
+                    EXPECT_TRUE(support::run_until(io_, [&] { return calls == verbs; }));
+                    innermost = calls;
+                  });
+  ASSERT_TRUE(run_to_end(io_));
+  EXPECT_EQ(calls, verbs);
+  EXPECT_EQ(innermost, verbs);
+}
+
+TEST_F(mapped_file_handler, runs_with_what_finds_its_completion_and_never_inside_the_initiation) {
+  constexpr std::uint64_t pages = 100;
+  mapped_file file = created(pages * page());
+  for (std::uint64_t i = 0; i < pages; ++i) {
+    bool is_done = false;
+    bool is_inside = true;
+    file.prefetch(i * page(), page(), [&](std::error_code ec, auto&&...) {
+      EXPECT_FALSE(ec) << ec.message();
+      EXPECT_FALSE(is_inside);
+      is_done = true;
+    });
+    is_inside = false;
+    // At most what submits it, and what finds the ring readable: to be called it is not queued
+    // behind another look at every descriptor.
+    io_.restart();
+    io_.run_one_for(support::patience);
+    if (!is_done) io_.run_one_for(support::patience);
+    ASSERT_TRUE(is_done) << i;
+  }
+}
+
 /// Counts what its copies have allocated and not given back.
 struct memory_account {
   std::atomic<std::int64_t> live = 0;

@@ -1,6 +1,7 @@
 #include "io_uring.hpp"
 
 #include "core/inline_executor.hpp"
+#include "core/loop_turn.hpp"
 #include "core/operation_list.hpp"
 #include "platform/platform.hpp"
 #include "platform/words.hpp"
@@ -108,7 +109,7 @@ class ring final : public backend {
     explicit submit_hook(ring& r) : scheduler_operation(&run), self(r) {}
     static void run(void* owner, scheduler_operation* base, const asio::error_code&, std::size_t) {
       auto& r = static_cast<submit_hook*>(base)->self;
-      if (owner != nullptr) r.turn(wake::posted);
+      if (owner != nullptr) r.on_loop(wake::posted);
     }
     ring& self;
   };
@@ -118,6 +119,7 @@ class ring final : public backend {
   // must not even lock the mutex, which another thread of the parent's may have held.
   bool is_foreign() const noexcept { return generation_ != platform::fork_generation(); }
 
+  void on_loop(wake why);
   void turn(wake why) noexcept;
   bool submit_at_once(operation& op) noexcept;
   void post_hook() noexcept;
@@ -466,7 +468,7 @@ void ring::retry_later() noexcept {
   retrying_ = true;
   retry_->expires_after(std::chrono::milliseconds(1));
   retry_->async_wait([this](const asio::error_code& error) {
-    if (!error) turn(wake::timer);
+    if (!error) on_loop(wake::timer);
   });
 }
 
@@ -571,7 +573,14 @@ void ring::arm() noexcept {
   if (armed_) return;
   armed_ = true;
   readable_->async_wait(descriptor::wait_read,
-                        [this](const asio::error_code&) { turn(wake::readable); });
+                        [this](const asio::error_code&) { on_loop(wake::readable); });
+}
+
+// By the loop itself: it runs a handler.
+void ring::on_loop(wake why) {
+  loop_turn here(executor_.context());
+  turn(why);
+  here.end();
 }
 
 void ring::turn(wake why) noexcept {

@@ -1,6 +1,7 @@
 #include "engine.hpp"
 
 #include "file_state.hpp"
+#include "loop_turn.hpp"
 #include "platform/platform.hpp"
 #include "watch_stream.hpp"
 
@@ -113,7 +114,7 @@ void engine::deliver(operation& op) noexcept {
   }
   if (stopping)
     op.destroy(&op);
-  else
+  else if (!loop_turn::takes(op, context_))
     op.complete(&op, operation::delivery::post);
   std::lock_guard lock(mutex_);
   --delivering_;

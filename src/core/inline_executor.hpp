@@ -18,13 +18,14 @@ MAPIO_NAMESPACE_BEGIN
 namespace detail {
 
 /// Runs the reactor's completion where it is, on the thread of the context that found the ring
-/// readable. It only ever carries our own work, which calls no handler. Where Asio insists on a
-/// completion that does not run inside the initiating call (an error at once), it goes through the
-/// context's queue.
+/// readable. It only ever carries our own work, which calls one handler at most, and that at its
+/// very end (loop_turn). Where Asio insists on a completion that does not run inside the initiating
+/// call (an error at once), it goes through the context's queue.
 class inline_executor {
  public:
   explicit inline_executor(asio::execution_context& context) noexcept : context_(&context) {}
 
+  asio::execution_context& context() const noexcept { return *context_; }
   asio::execution_context& query(asio::execution::context_t) const noexcept { return *context_; }
   asio::execution::blocking_t query(asio::execution::blocking_t) const noexcept {
     return never_blocks_ ? asio::execution::blocking_t(asio::execution::blocking.never)

@@ -1,6 +1,7 @@
 #include "watch_hub.hpp"
 
 #include "file_state.hpp"
+#include "loop_turn.hpp"
 
 #include <mapio/error.hpp>
 
@@ -17,14 +18,8 @@ constexpr std::int64_t longest_tick = 10'000'000;
 }  // namespace
 
 watch_hub::watch_hub(asio::execution_context& context, std::shared_ptr<engine> home)
-    : home_(std::move(home)), source_(watching::make_watch_source(context,
-                                                                  [this] {
-                                                                    {
-                                                                      std::lock_guard lock(mutex_);
-                                                                      is_armed_ = false;
-                                                                    }
-                                                                    wake(false);
-                                                                  })),
+    : context_(context), home_(std::move(home)),
+      source_(watching::make_watch_source(context, [this] { on_loop(wake_up::news); })),
       finder_(*source_) {
   timer_ = std::make_unique<timer>(inline_executor(context));
   work_.what = call::work;
@@ -96,6 +91,20 @@ void watch_hub::forget(const std::shared_ptr<watch_stream>& stream) noexcept {
 
 // --- who has the finder
 // ------------------------------------------------------------------------------------------------
+
+// By the loop itself: it runs a handler.
+void watch_hub::on_loop(wake_up why) {
+  loop_turn here(context_);
+  {
+    std::lock_guard lock(mutex_);
+    if (why == wake_up::news)
+      is_armed_ = false;
+    else
+      timed_for_ = watch_clock::time_point::max();
+  }
+  wake(false);
+  here.end();
+}
 
 void watch_hub::kick() noexcept {
   wake(true);
@@ -211,12 +220,7 @@ void watch_hub::arm() noexcept {
     if (deadline == watch_clock::time_point::max()) return;
     timer_->expires_at(deadline);
     timer_->async_wait([this](const asio::error_code& error) {
-      if (error) return;
-      {
-        std::lock_guard lock(mutex_);
-        timed_for_ = watch_clock::time_point::max();
-      }
-      wake(false);
+      if (!error) on_loop(wake_up::time);
     });
     timed_for_ = deadline;
   } catch (...) {

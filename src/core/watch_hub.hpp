@@ -55,6 +55,8 @@ class watch_hub final : public std::enable_shared_from_this<watch_hub> {
   };
 
   void request(std::function<void(change_finder&)> what);
+  enum class wake_up { news, time };
+  void on_loop(wake_up why);
   void wake(bool may_wait) noexcept;
   bool run(bool may_wait) noexcept;
   void go_on_or_rest(bool goes_on) noexcept;
@@ -64,6 +66,7 @@ class watch_hub final : public std::enable_shared_from_this<watch_hub> {
   void arm() noexcept;
   void rest() noexcept;
 
+  asio::execution_context& context_;
   const std::shared_ptr<engine> home_;
   std::unique_ptr<watching::watch_source> source_;
   change_finder finder_;  // whoever set is_taken_

@@ -289,9 +289,11 @@ class bound_operation final : public Arguments::operation_type {
       return;
     }
 #endif
-    static_cast<void>(how);
-    asio::post(handler_work.get_executor(),
-               bound_handler<Handler, results_type>{std::move(handler), std::move(results)});
+    bound_handler<Handler, results_type> bound{std::move(handler), std::move(results)};
+    if (how == operation::delivery::dispatch)
+      asio::dispatch(handler_work.get_executor(), std::move(bound));
+    else
+      asio::post(handler_work.get_executor(), std::move(bound));
   }
 
   static void do_destroy(operation* base) noexcept {

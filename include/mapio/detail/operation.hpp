@@ -89,7 +89,7 @@ enum class call : std::uint8_t {
 /// engine. An engine hands it back through `done`; core delivers it to the handler through
 /// `complete`, or frees it unheard through `destroy`.
 struct operation {
-  enum class delivery : std::uint8_t { post, immediate };
+  enum class delivery : std::uint8_t { post, dispatch, immediate };
 
   operation() = default;
   operation(const operation&) = delete;
