@@ -5,6 +5,7 @@
 #include "core/operation_list.hpp"
 #include "platform/platform.hpp"
 #include "platform/words.hpp"
+#include "ring_arrivals.hpp"
 #include "thread_pool.hpp"
 
 #include <mapio/error.hpp>
@@ -29,9 +30,7 @@
 #include <utility>
 #include <vector>
 
-#include <fcntl.h>
 #include <sys/uio.h>
-#include <unistd.h>
 
 MAPIO_NAMESPACE_BEGIN
 namespace detail {
@@ -84,9 +83,11 @@ class ring final : public backend {
  public:
   explicit ring(asio::execution_context& context)
       : scheduler_(asio::use_service<asio::detail::scheduler>(context)), executor_(context),
-        hook_(*this) {}
+        hook_(*this), arrivals_(context, ring_, [this] { on_loop(wake::readable); }) {}
   ~ring() override {
-    if (is_set_up_ && !is_foreign()) io_uring_queue_exit(&ring_);
+    if (!is_set_up_ || is_foreign()) return;
+    arrivals_.end();
+    io_uring_queue_exit(&ring_);
   }
 
   std::error_code set_up(unsigned entries, std::string& reason);
@@ -97,7 +98,6 @@ class ring final : public backend {
   void shut_down() noexcept override;
 
  private:
-  using descriptor = asio::posix::basic_stream_descriptor<inline_executor>;
   using timer =
       asio::basic_waitable_timer<std::chrono::steady_clock,
                                  asio::wait_traits<std::chrono::steady_clock>, inline_executor>;
@@ -163,7 +163,7 @@ class ring final : public backend {
   operation_list to_pool_;    // collected under the mutex, handed over without it
   std::deque<std::array<iovec, 16>> vectors_;  // the kernel reads them until the submission,
   std::deque<__kernel_timespec> times_;        // and these
-  std::optional<descriptor> readable_;
+  ring_arrivals arrivals_;
   std::optional<timer> retry_;
 };
 
@@ -219,14 +219,7 @@ std::error_code ring::set_up(unsigned entries, std::string& reason) {
   unsigned workers[2] = {kernel_workers, 0};
   io_uring_register_iowq_max_workers(&ring_, workers);  // before Linux 5.15 the default stays
 
-  // The reactor closes what it is given; the ring keeps its own.
-  const int copy = ::fcntl(ring_.ring_fd, F_DUPFD_CLOEXEC, 0);
-  if (copy < 0) return refuse("fcntl", errno, reason);
-  asio::error_code error;
-  readable_.emplace(executor_);
-  static_cast<void>(readable_->assign(copy, error));
-  if (error) {
-    ::close(copy);
+  if (const std::error_code error = arrivals_.begin()) {
     reason = "epoll: " + error.message();
     return error;
   }
@@ -566,14 +559,12 @@ void ring::hand_over(operation_list to_pool) noexcept {
 // returning.
 void ring::arm() noexcept {
   if (in_flight_ == 0) {
-    asio::error_code ignored;
-    if (armed_) static_cast<void>(readable_->cancel(ignored));
+    if (armed_) arrivals_.cancel();
     return;
   }
   if (armed_) return;
   armed_ = true;
-  readable_->async_wait(descriptor::wait_read,
-                        [this](const asio::error_code&) { on_loop(wake::readable); });
+  arrivals_.wait();
 }
 
 // By the loop itself: it runs a handler.
@@ -687,7 +678,7 @@ void ring::shut_down() noexcept {
       done.push(*op);
     }
     to_pool = std::exchange(to_pool_, {});
-    readable_.reset();
+    arrivals_.end();
     retry_.reset();
   }
   hand_over(std::move(to_pool));
