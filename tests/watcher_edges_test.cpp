@@ -281,6 +281,84 @@ TEST_F(watcher_edges, let_go_of_a_folder_though_another_one_may_not_be_watched) 
   EXPECT_TRUE(end.ok()) << end;
 }
 
+// --- without sizes
+// ------------------------------------------------------------------------------------------------
+
+watch_options without_sizes() {
+  watch_options options;
+  options.sizes = false;
+  return options;
+}
+
+/// Waits for the next event after what came before, which has to be of this kind and without a
+/// size.
+class watcher_without_sizes : public watcher_edges {
+ protected:
+  void expect_next(change_kind kind, const fs::path& path, std::optional<std::uint64_t> size = {}) {
+    ASSERT_TRUE(all_.wait_until([&] { return !all_.seen.empty(); }));
+    EXPECT_EQ(all_.seen.front().kind, kind) << all_.seen.front();
+    EXPECT_EQ(all_.seen.front().path, path);
+    EXPECT_EQ(all_.seen.front().size, size);
+    all_.seen.erase(all_.seen.begin());
+  }
+};
+
+TEST_F(watcher_without_sizes, tells_what_happened_in_a_folder) {
+  changes_.add(dir_.path(), without_sizes());
+  write_file(file_, "");
+  expect_next(change_kind::created, file_, 0);
+  shell("echo text >> f");
+  expect_next(change_kind::modified, file_);
+  shell("truncate -s 2 f");
+  expect_next(change_kind::modified, file_);
+  shell("mv f g");
+  expect_next(change_kind::renamed, dir_ / "g", 2);
+  // It was looked at for that, and is not what was known.
+  expect_next(change_kind::modified, dir_ / "g", 2);
+  shell("rm g");
+  expect_next(change_kind::removed, dir_ / "g");
+}
+
+TEST_F(watcher_without_sizes, tells_what_happened_to_a_file) {
+  write_file(file_, "some text");
+  changes_.add(file_, without_sizes());
+  shell("echo text >> f");
+  expect_next(change_kind::modified, file_);
+  shell("truncate -s 2 f");
+  expect_next(change_kind::modified, file_);
+  write_file(other_dir_ / "f", "another");
+  shell("cp '" + (other_dir_ / "f").string() + "' new; mv new f");
+  expect_next(change_kind::replaced, file_, 7);
+  shell("echo text >> f");
+  expect_next(change_kind::modified, file_);
+  shell("rm f");
+  expect_next(change_kind::removed, file_);
+}
+
+TEST_F(watcher_without_sizes, leaves_others_theirs) {
+  write_file(file_, "some text");
+  watcher with_sizes(io_);
+  listener others(io_, with_sizes);
+  changes_.add(file_, without_sizes());
+  with_sizes.add(file_);
+  shell("truncate -s 2 f");
+  ASSERT_TRUE(others.wait_for(change_kind::truncated, file_));
+  EXPECT_EQ(others.seen.front().size, 2U);
+  ASSERT_TRUE(all_.wait_until([&] { return !all_.seen.empty(); }));
+}
+
+TEST_F(watcher_without_sizes, still_tells_a_mapped_file_its_own) {
+  write_file(file_, "some text");
+  mapped_file file(io_);
+  support::run_coroutine(io_, [&]() -> asio::awaitable<void> {
+    co_await file.open(file_, support::read_only());
+    auto changes = file.watch(without_sizes());
+    shell("truncate -s 2 f");
+    EXPECT_EQ((co_await changes.next()).kind, change_kind::truncated);
+    EXPECT_TRUE(file.size_is_stale());
+  });
+}
+
 // --- whatever is done to a few files
 // ------------------------------------------------------------------------------------------------
 
@@ -374,7 +452,11 @@ class rebuilt_files {
       known->second = event.size;
     else if (event.kind == change_kind::created || event.kind == change_kind::replaced)
       known->second = 0;
+    else if (event.kind == change_kind::modified && looks)
+      known->second = look_at(event.path);
   }
+
+  bool looks = false;  // where it is not told
 
   std::map<fs::path, std::optional<std::uint64_t>> files;
 };
@@ -397,6 +479,7 @@ class watched_files : public testing::Test {
       watcher watched(io, capacity);
       listener all(io, watched);
       rebuilt_files told;
+      told.looks = !options.sizes;
       const auto add = [&](const fs::path& path) {
         std::error_code loop;
         static_cast<void>(fs::exists(path, loop));
@@ -451,6 +534,12 @@ TEST_F(watched_files, are_rebuilt_from_events_that_are_gathered) {
 TEST_F(watched_files, are_rebuilt_from_events_while_they_are_polled) {
   watch_options options;
   options.poll = 2ms;
+  rebuild(4096, options);
+}
+
+TEST_F(watched_files, are_rebuilt_by_one_who_looks_himself) {
+  watch_options options;
+  options.sizes = false;
   rebuild(4096, options);
 }
 

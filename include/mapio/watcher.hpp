@@ -48,7 +48,7 @@ struct change_event {
   /// The name before; only of change_kind::renamed.
   std::filesystem::path previous_path;
   /// The size in bytes when the event was made, of a file, where it is known: always of
-  /// change_kind::truncated.
+  /// change_kind::truncated. See watch_options::sizes.
   std::optional<std::uint64_t> size;
 };
 
@@ -67,6 +67,10 @@ struct watch_options {
   std::chrono::milliseconds coalesce{0};
   /// > 0: also compares sizes, times and inodes at this interval, for what the OS does not tell.
   std::chrono::milliseconds poll{0};
+  /// false: who does not care how large files are hears of `modified` sooner, since no look at the
+  /// file is made for it. It mostly comes without a size then, and `truncated` as `modified`. Does
+  /// nothing for mapped_file::watch().
+  bool sizes = true;
 };
 
 /// Names a path that is looked at again and again, because the OS does not tell of its changes.

@@ -57,6 +57,11 @@ bool has_only_hints(const watched_root& root) noexcept {
   return root.stream.is_recovering || root.options.coalesce.count() > 0;
 }
 
+/// Tells whether a notice about a known file is told without a look at it.
+bool needs_no_look(const watched_root& root, const notice& n) noexcept {
+  return n.what == notice::modified && !root.options.sizes && root.file.expired();
+}
+
 /// Tells whether no link is on the way.
 bool has_one_name(const watched_root& root) noexcept {
   return std::count_if(root.steps.begin(), root.steps.end(),
@@ -654,7 +659,7 @@ bool change_finder::look_for(const notice& n, const subscribers& who, bool may_w
   const bool may_know = (n.what & (notice::created | notice::moved_to)) == 0;
   if (n.name.empty()) {
     for (watched_root* root : who.files) {
-      if (has_only_hints(*root)) continue;
+      if (has_only_hints(*root) || needs_no_look(*root, n)) continue;
       if (root->batch == batch_) {
         look = root->seen;
         return true;
@@ -672,6 +677,7 @@ bool change_finder::look_for(const notice& n, const subscribers& who, bool may_w
       look = known->second.seen;
       return true;
     }
+    if (known != folder->entries.end() && needs_no_look(folder->root, n)) continue;
     return at(folder->place() / n.name, false);
   }
   return true;
@@ -788,6 +794,8 @@ void change_finder::changed_itself(const notice& n, const file_look& look) {
   for (watched_root* root : files) {
     if (is_gone || takes_hints(*root)) {
       hint(*root, n.what & written_there);
+    } else if (!look.exists && needs_no_look(*root, n)) {
+      tell(*root, change_kind::modified, root->given, {});
     } else if (!look.is_same_file(root->seen)) {
       // It has lost the name, of which there is other notice; if not, looking tells.
       if ((n.what & notice::modified) != 0) tell(*root, change_kind::modified, root->given, {});
@@ -921,6 +929,7 @@ void change_finder::written(watched_folder& folder, const notice& n, const file_
     }
     return tell(folder, kind, n.name, look);
   }
+  if (!look.exists && needs_no_look(folder.root, n)) return tell(folder, kind, n.name, {});
   if (look.exists && (!entry.seen.exists || look.is_same_file(entry.seen))) {
     if (!look.is_folder && look.size < entry.seen.size) kind = change_kind::truncated;
     entry.seen = look;
