@@ -42,28 +42,33 @@ class ring_arrivals {
   ring_arrivals& operator=(const ring_arrivals&) = delete;
 
   std::error_code begin() {
+    // The ring's own is closed by liburing, past whoever watches the use of descriptors.
+    file_ = ::fcntl(ring_.ring_fd, F_DUPFD_CLOEXEC, 0);
+    if (file_ < 0) return {errno, std::system_category()};
     int error = 0;
     try {
       reactor_ = &asio::use_service<asio::detail::reactor>(context_);
       reactor_->init_task();
-      error = reactor_->register_descriptor(ring_.ring_fd, state_);
+      error = reactor_->register_descriptor(file_, state_);
     } catch (const std::system_error& e) {
       error = e.code().value();  // in a category of Asio's
     }
     is_begun_ = error == 0;
+    if (!is_begun_) ::close(file_);
     return {error, std::system_category()};
   }
   /// One at a time. Calls soon if there are completions now.
   void wait() {
-    reactor_->start_op(asio::detail::reactor::read_op, ring_.ring_fd, state_, &wait_, false, true);
+    reactor_->start_op(asio::detail::reactor::read_op, file_, state_, &wait_, false, true);
   }
   /// Calls soon.
-  void cancel() { reactor_->cancel_ops(ring_.ring_fd, state_); }
+  void cancel() { reactor_->cancel_ops(file_, state_); }
   /// Calls no more, unless a call is due already; this must live until the loop has dropped that.
   void end() noexcept {
     if (!std::exchange(is_begun_, false)) return;
-    reactor_->deregister_descriptor(ring_.ring_fd, state_, false);
+    reactor_->deregister_descriptor(file_, state_, false);
     reactor_->cleanup_descriptor_data(state_);
+    ::close(file_);
   }
 
  private:
@@ -89,6 +94,7 @@ class ring_arrivals {
   asio::execution_context& context_;
   const io_uring& ring_;
   const unsigned generation_ = platform::fork_generation();
+  int file_ = -1;
   asio::detail::reactor* reactor_ = nullptr;
   asio::detail::reactor::per_descriptor_data state_{};
   bool is_begun_ = false;
