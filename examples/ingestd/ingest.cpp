@@ -8,12 +8,11 @@
 #include "client.hpp"
 #include "follow.hpp"
 #include "input.hpp"
+#include "os.hpp"
 #include "progress.hpp"
 #include "record.hpp"
 #include "sizes.hpp"
 #include "verify.hpp"
-
-#include <mapio/mapping.hpp>
 
 #include <asio/co_spawn.hpp>
 #include <asio/connect.hpp>
@@ -28,7 +27,6 @@
 
 #include <cerrno>
 #include <chrono>
-#include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
@@ -40,8 +38,6 @@
 #include <system_error>
 #include <utility>
 #include <vector>
-
-#include <unistd.h>
 
 namespace {
 
@@ -78,32 +74,15 @@ void write_json(const std::string& path, const json& value) {
   if (!out) throw std::runtime_error(fmt::format("cannot write {}", path));
 }
 
-extern "C" void on_unreadable_input(int signal, siginfo_t* info, void* context) {
-  if (mapio::handle_fault(signal, info, context)) return;
-  constexpr std::string_view words =
-      "\ningest: an input file cannot be read, or was cut short meanwhile\n";
-  // Nothing is left to do if that fails.
-  static_cast<void>(::write(STDERR_FILENO, words.data(), words.size()) == 0);
-  ::_exit(1);
-}
-
-/// Makes an input that cannot be read an error like others: its lines are used where they are
-/// mapped. To be called once it is mapped.
-void survive_unreadable_input() {
-  struct sigaction action {};
-  action.sa_sigaction = on_unreadable_input;
-  action.sa_flags = SA_SIGINFO;
-  if (::sigaction(SIGBUS, &action, nullptr) != 0)
-    throw std::system_error(errno, std::system_category(), "sigaction");
-}
-
 int send(const arguments& args) {
   auto [host, port] = host_and_port(args.connect);
   const input in(args.files);
-  survive_unreadable_input();
+  // Its lines are used where they are mapped. An error like others, from here on.
+  ingestd::os::end_when_unreadable(
+      "\ningest: an input file cannot be read, or was cut short meanwhile\n");
   client c(in, args.deal,
            {std::move(host), std::move(port), args.window, std::chrono::seconds(args.retry_for)},
-           ::isatty(STDOUT_FILENO) == 1);
+           ingestd::os::is_terminal_output());
   fmt::print("{} records, {:.1f} MB, of {} file{} over {} connection{}\n", grouped(c.records()),
              megabytes(in.bytes()), in.files(), in.files() == 1 ? "" : "s", c.channels(),
              c.channels() == 1 ? "" : "s");
@@ -148,7 +127,9 @@ int send(const arguments& args) {
 
 int verify(const arguments& args) {
   const input in(args.files);
-  survive_unreadable_input();
+  // Its lines are used where they are mapped. An error like others, from here on.
+  ingestd::os::end_when_unreadable(
+      "\ningest: an input file cannot be read, or was cut short meanwhile\n");
   const verification v = verify_directory(args.verify, in, args.deal);
   for (const std::string& problem : v.problems)
     fmt::print(stderr, "ingest: {}\n", problem);

@@ -1,7 +1,8 @@
 #include "reader.hpp"
 
+#include "os.hpp"
+
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
 #include <cstring>
 #include <limits>
@@ -11,9 +12,6 @@
 #include <asio/buffer.hpp>
 
 #include <fmt/format.h>
-
-#include <sys/stat.h>
-#include <unistd.h>
 
 namespace ingestd {
 namespace {
@@ -127,10 +125,7 @@ void segment_bytes::load(std::uint64_t position, std::uint64_t length) {
       file_.read_into(from, asio::buffer(window_.data() + kept, end - from), error);
   // Of a page that the end of the file was moved into, the kernel makes zeros behind that end.
   // Not by its name, which it may have lost.
-  struct stat now {};
-  if (::fstat(file_.native_handle(), &now) != 0)
-    throw std::system_error(errno, std::system_category(), path_.string());
-  const auto size = static_cast<std::uint64_t>(now.st_size);
+  const std::uint64_t size = os::size_of(file_.native_handle());
   if (!error && size >= size_) return;
   window_.clear();
   if (size < size_) was_cut(path_, size);

@@ -1,11 +1,12 @@
 #include "recovery.hpp"
 
+#include "os.hpp"
+
 #include <mapio/mapping.hpp>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
-#include <cstring>
+#include <fstream>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -15,45 +16,18 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 namespace ingestd {
 namespace {
 
 constexpr std::uint64_t piece_size = std::uint64_t{1} << 20;
 
-[[noreturn]] void fail(const std::filesystem::path& path, const char* what) {
-  throw std::system_error(errno, std::system_category(),
-                          fmt::format("{}: {}", path.string(), what));
-}
-
-/// A file descriptor that is closed at the end.
-class descriptor {
- public:
-  descriptor(const std::filesystem::path& path, int flags)
-      : number_(::open(path.c_str(), flags | O_CLOEXEC, 0600)) {
-    if (number_ < 0) fail(path, "open");
-  }
-  descriptor(const descriptor&) = delete;
-  descriptor& operator=(const descriptor&) = delete;
-  ~descriptor() { ::close(number_); }
-  int get() const noexcept { return number_; }
-
- private:
-  int number_;
-};
-
 void drop_clean_pages(const std::filesystem::path& directory) {
   // By name and not through list_segments: a mapping keeps its pages in the cache.
   for (const auto& entry : std::filesystem::directory_iterator(directory)) {
     if (!entry.is_regular_file() || entry.path().extension() != ".segment") continue;
-    const descriptor file(entry.path(), O_RDONLY);
-    const int error = ::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED);
-    if (error != 0) {
+    if (const std::error_code error = os::drop_clean_pages(entry.path())) {
       spdlog::warn("{}: cannot drop it from the page cache: {}", entry.path().string(),
-                   std::strerror(error));
+                   error.message());
     }
   }
 }
@@ -119,35 +93,24 @@ std::uint64_t zero_rest(mapio::mapping& file, std::uint64_t position) {
 
 directory_lock::directory_lock(const std::filesystem::path& directory) {
   if (std::filesystem::create_directories(directory)) {
-    sync_directory(std::filesystem::canonical(directory).parent_path());
+    os::sync_directory(std::filesystem::canonical(directory).parent_path());
   }
   const std::filesystem::path path = directory / "lock";
-  file_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (file_ < 0) fail(path, "open");
-  if (::flock(file_, LOCK_EX | LOCK_NB) != 0) {
-    const int error = errno;
-    char owner[32] = {};
-    const ssize_t n = ::pread(file_, owner, sizeof owner - 1, 0);
-    ::close(file_);
-    if (error != EWOULDBLOCK)
-      throw std::system_error(error, std::system_category(), path.string() + ": flock");
+  const auto locked = os::open_locked(path);
+  if (!locked) {
+    std::string owner;
+    std::ifstream(path) >> owner;
     throw directory_in_use(fmt::format("{} is in use by another ingestd{}{}", directory.string(),
-                                       n > 0 ? ", process " : "", n > 0 ? owner : ""));
+                                       owner.empty() ? "" : ", process ", owner));
   }
+  file_ = *locked;
   // For the message above only; a full disk does not matter.
-  const std::string self = std::to_string(::getpid());
-  if (::ftruncate(file_, 0) != 0 || ::pwrite(file_, self.data(), self.size(), 0) < 0) {
+  if (!os::replace_content(file_, std::to_string(os::process_id())))
     spdlog::debug("{}: the process id is not written", path.string());
-  }
 }
 
 directory_lock::~directory_lock() {
-  ::close(file_);
-}
-
-void sync_directory(const std::filesystem::path& directory) {
-  const descriptor file(directory, O_RDONLY | O_DIRECTORY);
-  if (::fsync(file.get()) != 0) fail(directory, "fsync");
+  os::close(file_);
 }
 
 recovered_log recover(const std::filesystem::path& directory) {
@@ -211,7 +174,7 @@ recovered_log recover(const std::filesystem::path& directory) {
     for (std::size_t i = segments.size(); i-- > behind;) {
       if (!removable(i)) continue;
       remove_segment(segments[i].path);
-      sync_directory(directory);
+      os::sync_directory(directory);
     }
   }
 
@@ -239,7 +202,7 @@ recovered_log recover(const std::filesystem::path& directory) {
     }
   }
   std::reverse(result.parts.begin(), result.parts.end());
-  sync_directory(directory);
+  os::sync_directory(directory);
   if (!segments.empty()) result.last_number = last ? segments[*last].number : 0;
 
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;

@@ -5,6 +5,8 @@
 
 #include "reader.hpp"
 
+#include <mapio/mapping.hpp>
+
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -28,7 +30,7 @@ class directory_lock {
   ~directory_lock();
 
  private:
-  int file_;
+  mapio::mapping::native_handle_type file_;
 };
 
 class directory_in_use : public std::runtime_error {
@@ -77,9 +79,6 @@ struct recovered_log {
 /// behind the cut there must be nothing that a later, shorter record could end in front of. The
 /// zeros are durable before anything is appended.
 recovered_log recover(const std::filesystem::path& directory);
-
-/// Makes the names in `directory` durable.
-void sync_directory(const std::filesystem::path& directory);
 
 }  // namespace ingestd
 
