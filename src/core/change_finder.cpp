@@ -350,6 +350,7 @@ void change_finder::clear() noexcept {
   active_.clear();
   polled_.clear();
   just_listed_.clear();
+  not_all_told_.clear();
   doubted_.clear();
   ids_.clear();
   for (const auto& stream : streams_)
@@ -580,8 +581,14 @@ void change_finder::read() {
   is_drained_ = !source_.read(notices_);
   if (!is_drained_) return;
   ++period_;
-  for (watched_folder* folder : std::exchange(just_listed_, {}))
-    folder->is_seen = true;
+  for (watched_folder* folder : std::exchange(just_listed_, {})) {
+    source_.ask_for_all(folder->id);
+    not_all_told_.insert(folder);
+  }
+  std::erase_if(not_all_told_, [&](watched_folder* folder) {
+    folder->is_seen = source_.has_told_all(folder->id);
+    return folder->is_seen;
+  });
 }
 
 change_finder::outcome change_finder::work(bool may_wait) {
@@ -1437,6 +1444,7 @@ void change_finder::drop(watched_folder& folder) {
   folder.root.to_list.erase(&folder);
   folder.root.hinted.erase(&folder);
   just_listed_.erase(&folder);
+  not_all_told_.erase(&folder);
   doubted_.erase(&folder);
   std::replace(concerned_.begin(), concerned_.end(), &folder,
                static_cast<watched_folder*>(nullptr));

@@ -266,6 +266,7 @@ class change_finder {
   std::unordered_set<watched_root*> active_;  // with something to do
   std::unordered_set<watched_root*> polled_;
   std::unordered_set<watched_folder*> just_listed_;
+  std::unordered_set<watched_folder*> not_all_told_;  // listed, with notices from before to come
   std::unordered_set<watched_folder*> doubted_;
   std::vector<watching::notice> notices_;
   std::size_t position_ = 0;

@@ -146,6 +146,7 @@ struct directory final : port_operation {
   unique_handle file;  // none: it is closed
   const key identity;
   bool is_read = false;
+  bool is_asked_for_all = false;
   watch_id id = no_watch;                 // of all that happens in it
   std::multimap<file_name, named> names;  // folded
   std::uint32_t cookie = 0;               // of the rename under way
@@ -170,6 +171,8 @@ class directory_source final : public watch_source {
                       watch_id& id) noexcept override;
   void remove(watch_id id) noexcept override;
   bool read(std::vector<notice>& notices) override;
+  void ask_for_all(watch_id id) noexcept override;
+  bool has_told_all(watch_id id) noexcept override;
   bool arm() noexcept override;
   void disarm() noexcept override;
   void shut_down() noexcept override;
@@ -199,6 +202,7 @@ class directory_source final : public watch_source {
   directory* open(opened_folder& opened, breadth b, std::error_code& error);
   bool start(directory& d, DWORD& error) noexcept;
   void go_on(directory& d) noexcept;
+  bool has_news() const noexcept { return !notices_.empty() || has_overflow_ || has_answer_; }
   void close(directory& d) noexcept;
   void close_if_unused(directory& d) noexcept;
   void unlink(std::unordered_map<watch_id, place>::iterator id) noexcept;
@@ -219,6 +223,7 @@ class directory_source final : public watch_source {
   std::vector<directory*> paused_;  // that are not read, because nobody takes the notices
   std::vector<notice> notices_;
   bool has_overflow_ = false;
+  bool has_answer_ = false;  // to who asked for all
   watch_id last_id_ = 0;
   std::uint32_t last_cookie_ = 0;
   waiting waiting_ = waiting::no;
@@ -376,11 +381,14 @@ bool directory_source::start(directory& d, DWORD& error) noexcept {
   d.is_read = ::ReadDirectoryChangesW(
                   d.file.get(), d.buffer.data(), static_cast<DWORD>(d.buffer.size()), FALSE,
                   filter_of(std::get<breadth>(d.identity)), nullptr, &d, nullptr) != FALSE;
-  if (d.is_read)
-    port_.on_pending(&d);
-  else
+  if (!d.is_read) {
     error = ::GetLastError();
-  return d.is_read;
+    return false;
+  }
+  // What was asked while another read was about to end.
+  if (d.is_asked_for_all) ::CancelIoEx(d.file.get(), &d);
+  port_.on_pending(&d);
+  return true;
 }
 
 /// Reads on; where that is not possible, it is the end of the folder.
@@ -405,7 +413,10 @@ void directory_source::completed(directory& d, const asio::error_code& error,
     } else if (!error || error.value() == ERROR_NOTIFY_ENUM_DIR ||
                error.value() == ERROR_OPERATION_ABORTED) {
       // There was not enough room for them, if it is none that was ended with its thread.
-      if (bytes == 0 && error.value() != ERROR_OPERATION_ABORTED) has_overflow_ = true;
+      const bool is_cancelled = error.value() == ERROR_OPERATION_ABORTED;
+      if (bytes == 0 && !is_cancelled) has_overflow_ = true;
+      // There was nothing to be read.
+      if (is_cancelled && std::exchange(d.is_asked_for_all, false)) has_answer_ = true;
       try {
         take_in(d, bytes);
       } catch (...) {
@@ -424,8 +435,7 @@ void directory_source::completed(directory& d, const asio::error_code& error,
       // It is gone, and its name as soon as it is closed.
       tell_end(d);
     }
-    const bool has_news = !notices_.empty() || has_overflow_;
-    if (waiting_ != waiting::for_a_notice || !has_news) {
+    if (waiting_ != waiting::for_a_notice || !has_news()) {
       // One less is counted when this returns.
       port_.work_started();
       return;
@@ -490,6 +500,7 @@ bool directory_source::read(std::vector<notice>& notices) {
   std::lock_guard lock(mutex_);
   for (directory* d : std::exchange(paused_, {}))
     go_on(*d);
+  has_answer_ = false;
   if (notices_.empty() && !has_overflow_) return false;
   if (std::exchange(has_overflow_, false)) notices_.push_back({no_watch, notice::overflow, 0, {}});
   if (notices.empty()) {
@@ -502,6 +513,22 @@ bool directory_source::read(std::vector<notice>& notices) {
   return true;
 }
 
+void directory_source::ask_for_all(watch_id id) noexcept {
+  std::lock_guard lock(mutex_);
+  const auto it = ids_.find(id);
+  if (it == ids_.end() || it->second.folder == nullptr) return;
+  directory& d = *it->second.folder;
+  d.is_asked_for_all = true;
+  if (d.is_read) ::CancelIoEx(d.file.get(), &d);
+}
+
+bool directory_source::has_told_all(watch_id id) noexcept {
+  std::lock_guard lock(mutex_);
+  const auto it = ids_.find(id);
+  if (it == ids_.end() || it->second.folder == nullptr) return true;
+  return !it->second.folder->is_asked_for_all && notices_.empty();
+}
+
 // --- waiting
 // ------------------------------------------------------------------------------------------------
 
@@ -510,7 +537,7 @@ bool directory_source::arm() noexcept {
   if (is_shut_down_) return false;
   port_.work_started();
   waiting_ = waiting::for_a_notice;
-  if (!notices_.empty() || has_overflow_) wake();
+  if (has_news()) wake();
   return true;
 }
 

@@ -143,6 +143,9 @@ class inotify_source final : public watch_source {
     return true;
   }
 
+  void ask_for_all(watch_id) noexcept override {}
+  bool has_told_all(watch_id) noexcept override { return true; }
+
   bool arm() noexcept override {
     if (!readable_) return false;
     try {

@@ -15,6 +15,8 @@ class silent_source final : public watch_source {
   }
   void remove(watch_id) noexcept override {}
   bool read(std::vector<notice>&) override { return false; }
+  void ask_for_all(watch_id) noexcept override {}
+  bool has_told_all(watch_id) noexcept override { return true; }
   bool arm() noexcept override { return false; }
   void disarm() noexcept override {}
   void shut_down() noexcept override {}

@@ -134,6 +134,11 @@ class watch_source {
   /// Appends what there is, up to a limit; never waits. False: there was nothing. One thread at a
   /// time.
   virtual bool read(std::vector<notice>& notices) = 0;
+  /// Once read() has said that there is nothing: tells whether it has given all notices of what was
+  /// done in a folder before ask_for_all(). If not, `ready` is called when that is to be asked
+  /// again. The thread that reads.
+  virtual void ask_for_all(watch_id id) noexcept = 0;
+  virtual bool has_told_all(watch_id id) noexcept = 0;
   /// Calls `ready` once, on a thread of the context and without anything between, when there is
   /// something to read; counts as work meanwhile. False: it will not. This and what follows: not
   /// at the same time.
