@@ -1,5 +1,6 @@
 #include <mapio/atomic.hpp>
 
+#include "atomic_fixture.hpp"
 #include "support.hpp"
 
 #include <mapio/mapping.hpp>
@@ -22,21 +23,17 @@
 #include <utility>
 #include <vector>
 
-#include <sys/types.h>
-#include <unistd.h>
-
 namespace {
 
-namespace fs = std::filesystem;
 using mapio::atomic_reference;
 using mapio::atomic_span;
 using mapio::atomic_view;
 using mapio::errc;
 using mapio::mapping;
+using support::atomic_fixture;
 using support::code_of;
 using support::copy_on_write;
 using support::page;
-using support::read_file;
 using support::read_only;
 using support::read_write;
 
@@ -61,15 +58,6 @@ static_assert(!mapio::atomic_word<const int>);
 static_assert(waitable<std::int32_t> && waitable<std::uint32_t>);
 static_assert(!waitable<std::int64_t> && !notifiable<std::uint64_t>);
 static_assert(std::ranges::forward_range<atomic_span<std::uint32_t>>);
-
-class atomic_fixture : public testing::Test {
- protected:
-  mapping created(std::uint64_t size) { return mapping::create(path_, size); }
-  mapping opened(const mapio::open_options& options) { return mapping(path_, options); }
-
-  support::temp_dir dir_;
-  const fs::path path_ = dir_ / "file";
-};
 
 template <class T>
 class atomic_operations : public atomic_fixture {};
@@ -350,9 +338,6 @@ TEST_F(atomic_spans, show_each_word) {
   EXPECT_EQ(std::ranges::distance(span.begin(), std::ranges::find_if(span, sixth)), 4);
 }
 
-// --- waiting
-// --------------------------------------------------------------------------------------------------------------
-
 /// A thread that waits for a word, and what it has come to.
 class waiting_threads {
  public:
@@ -433,50 +418,6 @@ TEST_F(atomic_wait, on_a_read_only_mapping_hears_of_others) {
   m.atomic<std::uint32_t>(16).store(1);
   m.atomic<std::uint32_t>(16).notify_all();
   threads.join();
-}
-
-// --- between processes
-// ----------------------------------------------------------------------------------------------------------
-
-using atomic_processes = atomic_fixture;
-
-TEST_F(atomic_processes, count_together) {
-  created(page());
-  constexpr std::uint64_t each = 50'000;
-  std::vector<pid_t> children;
-  for (int i = 0; i < 3; ++i)
-    children.push_back(support::start_child([&] {
-      mapping m = opened(read_write());
-      const auto a = m.atomic<std::uint64_t>(8);
-      for (std::uint64_t n = 0; n < each; ++n)
-        a.fetch_add(1, std::memory_order_relaxed);
-    }));
-  for (const pid_t child : children)
-    EXPECT_TRUE(support::wait_for_child(child).ok());
-  EXPECT_EQ(opened(read_only()).atomic<std::uint64_t>(8).load(), 3 * each);
-}
-
-TEST_F(atomic_processes, wake_each_other) {
-  created(page());
-  constexpr std::uint32_t rounds = 5'000;
-  // Even: the parent's turn.
-  const auto play = [&](std::uint32_t mine) {
-    mapping m = opened(read_write());
-    const auto turn = m.atomic<std::uint32_t>(0);
-    const auto sum = m.atomic<std::uint64_t>(8);
-    for (std::uint32_t i = mine; i < 2 * rounds; i += 2) {
-      for (std::uint32_t seen = turn.load(); seen != i; seen = turn.load())
-        turn.wait(seen);
-      sum.store(sum.load(std::memory_order_relaxed) + i, std::memory_order_relaxed);
-      turn.store(i + 1);
-      turn.notify_one();
-    }
-  };
-  const pid_t child = support::start_child([&] { play(1); });
-  play(0);
-  EXPECT_TRUE(support::wait_for_child(child).ok());
-  EXPECT_EQ(opened(read_only()).atomic<std::uint64_t>(8).load(),
-            std::uint64_t{rounds} * (2 * rounds - 1));
 }
 
 }  // namespace

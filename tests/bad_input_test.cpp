@@ -1,10 +1,7 @@
 // What nobody should ask for, asked of both classes: each must answer, and answer the same.
-
 #include <mapio/mapio.hpp>
 
-#include "faults/private_mount.hpp"
-#include "faults/seccomp_filter.hpp"
-#include "faults/syscall_gate.hpp"
+#include "bad_input_fixture.hpp"
 #include "mapped_file_fixture.hpp"
 #include "support.hpp"
 
@@ -14,9 +11,6 @@
 #include <gtest/gtest.h>
 
 #include <array>
-#include <atomic>
-#include <barrier>
-#include <cerrno>
 #include <chrono>
 #include <cstdint>
 #include <cstring>
@@ -24,22 +18,11 @@
 #include <functional>
 #include <limits>
 #include <memory>
-#include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <thread>
 #include <utility>
 #include <vector>
-
-#include <fcntl.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 namespace {
 
@@ -55,11 +38,15 @@ using mapio::mapped_file;
 using mapio::mapping;
 using mapio::open_options;
 using mapio::region;
+using support::adopt_error;
+using support::bad_input;
 using support::code_of;
 using support::copy_on_write;
 using support::creating;
+using support::creating_dispositions;
 using support::eventually;
-using support::into;
+using support::most;
+using support::open_error;
 using support::outcome;
 using support::page;
 using support::pattern;
@@ -67,57 +54,13 @@ using support::read_all;
 using support::read_file;
 using support::read_only;
 using support::read_write;
-using support::run_until;
 using support::same;
 using support::write_file;
-
-constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
-constexpr auto creating_dispositions = {disposition::open_or_create, disposition::create_new,
-                                        disposition::create_or_truncate};
 
 open_options with_policy(open_options options, flush_policy policy) {
   options.policy = policy;
   return options;
 }
-open_options sparse(open_options options) {
-  options.preallocate = false;
-  return options;
-}
-
-std::error_code awaited_open(asio::io_context& io, mapped_file& file, const fs::path& path,
-                             const open_options& options) {
-  outcome o;
-  file.open(path, options, o.handler());
-  EXPECT_TRUE(run_until(io, [&] { return o.calls > 0; })) << "it never completes";
-  return o.error;
-}
-
-/// What opening answers, which must be the same in all three ways. Each attempt follows the one
-/// before: what one of them creates is there for the next.
-std::error_code open_error(asio::io_context& io, const fs::path& path,
-                           const open_options& options) {
-  std::error_code error = std::make_error_code(std::errc::protocol_error);
-  const mapping m(path, options, error);
-  EXPECT_EQ(m.is_open(), !error);
-  EXPECT_EQ(code_of([&] { mapping(path, options); }), error);
-  mapped_file file(io);
-  EXPECT_EQ(awaited_open(io, file, path, options), error);
-  EXPECT_EQ(file.is_open(), !error);
-  return error;
-}
-
-class bad_input : public support::mapped_file_test {
- protected:
-  std::error_code open_error(const fs::path& path, const open_options& options = {}) {
-    return ::open_error(io_, path, options);
-  }
-  unsigned permissions_of(const fs::path& path) {
-    return static_cast<unsigned>(fs::status(path).permissions());
-  }
-  bool is_there(const fs::path& path) { return fs::exists(fs::symlink_status(path)); }
-
-  const std::string bytes_ = pattern(3 * page() + 100);
-};
 
 using bad_path = bad_input;
 using bad_options = bad_input;
@@ -126,10 +69,6 @@ using bad_range = bad_input;
 using bad_size = bad_input;
 using bad_buffers = bad_input;
 using bad_moment = bad_input;
-using scarce = bad_input;
-
-// --- paths
-// ---------------------------------------------------------------------------------------
 
 TEST_F(bad_path, with_a_nul_within_names_no_other_file) {
   write_file(path_, "kept");
@@ -218,137 +157,6 @@ TEST_F(bad_path, is_refused_by_every_disposition) {
   EXPECT_FALSE(is_there(dir_ / "absent"));
   EXPECT_FALSE(is_there(dir_ / "new"));
 }
-
-TEST_F(bad_path, of_what_is_no_regular_file) {
-  const auto fifo = dir_ / "fifo";
-  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  const std::string socket_name = (dir_ / "socket").string();
-  ASSERT_LT(socket_name.size(), sizeof address.sun_path);
-  std::memcpy(address.sun_path, socket_name.c_str(), socket_name.size() + 1);
-  const support::unique_fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  ASSERT_EQ(::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
-  // The terminal of nobody: opening it must not make it ours either.
-  for (const fs::path& path : {fifo, fs::path(socket_name), fs::path("/dev/null"),
-                               fs::path("/dev/zero"), fs::path("/dev/full"), fs::path("/dev/ptmx")})
-    for (const open_options& options :
-         {read_only(), read_write(), copy_on_write(), creating(0), creating(page()),
-          creating(page(), disposition::open_or_create)})
-      EXPECT_EQ(open_error(path, options), std::errc::no_such_device) << path;
-  EXPECT_TRUE(fs::is_fifo(fifo));
-}
-
-TEST_F(bad_path, of_a_file_that_must_not_be_read) {
-  write_file(path_, "secret");
-  fs::permissions(dir_.path(), fs::perms::all);
-  fs::permissions(path_, fs::perms::none);
-  write_file(dir_ / "to write", "secret");
-  fs::permissions(dir_ / "to write", fs::perms::others_write);
-  fs::create_directory(dir_ / "closed");
-  fs::permissions(dir_ / "closed", fs::perms::none);
-  support::as_ordinary_user([&] {
-    asio::io_context io;
-    for (const fs::path& path : {path_, dir_ / "to write", dir_ / "closed" / "file"}) {
-      for (const open_options& options : {read_only(), read_write(), copy_on_write(), creating(1),
-                                          creating(1, disposition::open_or_create)})
-        EXPECT_EQ(::open_error(io, path, options), std::errc::permission_denied) << path;
-    }
-  });
-  fs::permissions(dir_ / "closed", fs::perms::owner_all);
-  EXPECT_EQ(read_file(path_), "secret");
-}
-
-TEST_F(bad_path, on_a_file_system_for_reading) {
-  const fs::path where = dir_ / "disk";
-  fs::create_directory(where);
-  const bool is_mounted = faults::on_small_disk(where, std::size_t{1} << 20, [&] {
-    asio::io_context io;
-    write_file(where / "file", "kept");
-    ASSERT_TRUE(faults::remount_read_only(where));
-    EXPECT_FALSE(::open_error(io, where / "file", read_only()));
-    EXPECT_FALSE(::open_error(io, where / "file", copy_on_write()));
-    EXPECT_EQ(::open_error(io, where / "file", read_write()), std::errc::read_only_file_system);
-    EXPECT_EQ(::open_error(io, where / "file", creating(1)), std::errc::read_only_file_system);
-    for (const std::uint64_t size : {0U, 1U})
-      for (const auto how : creating_dispositions)
-        EXPECT_EQ(::open_error(io, where / "new", creating(size, how)),
-                  std::errc::read_only_file_system);
-    // The handle may have been opened for writing elsewhere; this one was not.
-    std::error_code error;
-    const support::unique_fd fd = support::open_fd(where / "file", O_RDONLY);
-    EXPECT_FALSE(mapping::adopt(fd.get(), read_write(), error).is_open());
-    EXPECT_EQ(error, std::errc::permission_denied);
-    EXPECT_EQ(read_file(where / "file"), "kept");
-  });
-  if (!is_mounted) GTEST_SKIP() << "mounting is not allowed here";
-}
-
-// --- dangling links, which a file can be created through
-// ----------------------------------------------------------------------------------------------
-
-TEST_F(bad_path, of_a_dangling_link_creates_what_it_names) {
-  for (const auto how : {disposition::open_or_create, disposition::create_or_truncate})
-    for (const std::uint64_t size : {std::uint64_t{0}, std::uint64_t{5 * page()}}) {
-      const fs::path target = dir_ / "target";
-      fs::remove(target);
-      fs::remove(dir_ / "link");
-      fs::create_symlink("further", dir_ / "link");  // relative, and by two steps
-      fs::remove(dir_ / "further");
-      fs::create_symlink(target, dir_ / "further");
-      const mode_t before = ::umask(0);
-      EXPECT_FALSE(open_error(dir_ / "link", creating(size, how)));
-      ::umask(before);
-      EXPECT_TRUE(fs::is_symlink(dir_ / "link"));
-      EXPECT_EQ(fs::file_size(target), size);
-      EXPECT_EQ(permissions_of(target), 0600U);
-    }
-}
-
-TEST_F(bad_path, of_a_dangling_link_leaves_nothing_when_the_size_cannot_be_had) {
-  fs::create_symlink(dir_ / "target", dir_ / "link");
-  open_error(dir_ / "missing");  // whatever is opened once for all
-  const auto before = support::open_descriptors();
-  for (const bool preallocate : {true, false}) {
-    open_options options = creating(std::uint64_t{1} << 47, disposition::open_or_create);
-    options.preallocate = preallocate;
-    EXPECT_TRUE(open_error(dir_ / "link", options));
-    EXPECT_FALSE(is_there(dir_ / "target"));
-    EXPECT_TRUE(fs::is_symlink(dir_ / "link")) << "the link was there before";
-  }
-  EXPECT_TRUE(eventually([&] { return support::open_descriptors() == before; }));
-}
-
-TEST_F(bad_path, of_a_dangling_link_for_many_threads_is_one_file_that_nobody_cuts) {
-  constexpr std::size_t threads = 6;
-  for (int round = 0; round < 20; ++round) {
-    const fs::path link = dir_ / ("link" + std::to_string(round));
-    fs::create_symlink(dir_ / ("target" + std::to_string(round)), link);
-    std::barrier start(threads);
-    std::vector<std::thread> running;
-    for (std::size_t t = 0; t < threads; ++t)
-      running.emplace_back([&, t] {
-        // The first one says how large it is; one that comes later must not make it smaller.
-        const open_options options =
-            sparse(creating((t + 1) * page(), disposition::open_or_create));
-        start.arrive_and_wait();
-        std::error_code error;
-        mapping m(link, options, error);
-        EXPECT_FALSE(error) << error.message();
-        EXPECT_GE(m.size(), page());
-        m.update_region(t * 64, asio::buffer(pattern(64, t)), error);
-        EXPECT_FALSE(error) << error.message();
-      });
-    for (auto& t : running)
-      t.join();
-    const std::string all = read_file(link);
-    for (std::size_t t = 0; t < threads; ++t)
-      EXPECT_TRUE(same(all.substr(t * 64, 64), pattern(64, t)));
-  }
-}
-
-// --- options
-// ---------------------------------------------------------------------------------------
 
 TEST_F(bad_options, are_invalid_and_create_nothing) {
   open_options odd = creating(1);
@@ -448,69 +256,6 @@ TEST_F(bad_options, that_have_no_effect_are_no_error) {
   EXPECT_TRUE(same(read_file(path_), bytes_));
 }
 
-TEST_F(bad_options, of_an_awaited_create_never_give_more_than_was_asked_for) {
-  const mode_t before = ::umask(0);
-  for (const std::uint64_t size : {0U, 1U}) {
-    fs::remove(path_);
-    EXPECT_FALSE(open_error(path_, creating(size, disposition::open_or_create)));
-    EXPECT_EQ(permissions_of(path_), 0600U);
-  }
-  ::umask(before);
-}
-
-// --- handles that are given
-// ----------------------------------------------------------------------------------------------
-
-/// What adopting answers; the handle must then still be the caller's.
-std::error_code adopt_error(const support::unique_fd& fd, const open_options& options) {
-  std::error_code error = std::make_error_code(std::errc::protocol_error);
-  EXPECT_FALSE(mapping::adopt(fd.get(), options, error).is_open());
-  EXPECT_EQ(code_of([&] { mapping::adopt(fd.get(), options); }), error);
-  EXPECT_TRUE(fd.get() < 0 || support::is_open_descriptor(fd.get()));
-  return error;
-}
-
-TEST_F(bad_handle, is_not_adopted) {
-  for (const std::string& content : {""s, bytes_}) {
-    write_file(path_, content);
-    for (const open_options& options : {read_only(), read_write(), copy_on_write()}) {
-      EXPECT_EQ(adopt_error(support::open_fd(path_, O_PATH), options),
-                options.mode == access::read_write ? std::errc::permission_denied
-                                                   : std::errc::bad_file_descriptor);
-      EXPECT_EQ(adopt_error(support::open_fd(path_, O_WRONLY), options),
-                std::errc::permission_denied);
-    }
-    EXPECT_EQ(adopt_error(support::open_fd(path_, O_RDONLY), read_write()),
-              std::errc::permission_denied);
-    EXPECT_EQ(adopt_error(support::open_fd(path_, O_RDWR | O_APPEND), read_write()),
-              errc::unsupported);
-    // Not every file system has such.
-    if (const int direct = ::open(path_.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC); direct >= 0) {
-      const support::unique_fd owner(direct);
-      for (const open_options& options : {read_only(), read_write(), copy_on_write()})
-        EXPECT_EQ(adopt_error(owner, options), errc::unsupported);
-    }
-    EXPECT_EQ(read_file(path_), content);
-  }
-  std::array<int, 2> ends{};
-  ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
-  const support::unique_fd reading(ends[0]), writing(ends[1]);
-  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
-  const support::unique_fd socket(ends[0]), other(ends[1]);
-  const support::unique_fd folder = support::open_fd(dir_.path(), O_RDONLY | O_DIRECTORY);
-  const support::unique_fd device = support::open_fd("/dev/zero", O_RDWR);
-  for (const open_options& options : {read_only(), read_write(), copy_on_write()}) {
-    EXPECT_EQ(adopt_error(reading, options), std::errc::no_such_device);
-    EXPECT_EQ(adopt_error(writing, options), std::errc::no_such_device);
-    EXPECT_EQ(adopt_error(socket, options), std::errc::no_such_device);
-    EXPECT_EQ(adopt_error(device, options), std::errc::no_such_device);
-    EXPECT_EQ(adopt_error(folder, options), std::errc::is_a_directory);
-    for (const int none : {-1, -1000, 1 << 30, std::numeric_limits<int>::max()})
-      EXPECT_EQ(adopt_error(support::unique_fd(none < 0 ? none : -1), options),
-                std::errc::bad_file_descriptor);
-  }
-}
-
 TEST_F(bad_handle, options_of_adopt_that_do_not_matter_do_not) {
   write_file(path_, bytes_);
   open_options options = read_only();
@@ -518,19 +263,22 @@ TEST_F(bad_handle, options_of_adopt_that_do_not_matter_do_not) {
   options.size = most;
   options.permissions = fs::perms::unknown;
   options.follow_symlinks = false;
-  const mapping m = mapping::adopt(support::open_fd(path_, O_RDONLY).release(), options);
+  const mapping m =
+      mapping::adopt(support::open_native(path_, support::opening::to_read).release(), options);
   EXPECT_TRUE(same(read_all(m), bytes_));
   options.policy = flush_policy::every_bytes(0);
-  EXPECT_EQ(adopt_error(support::open_fd(path_, O_RDONLY), options), std::errc::invalid_argument);
+  EXPECT_EQ(adopt_error(support::open_native(path_, support::opening::to_read), options),
+            std::errc::invalid_argument);
   options = read_only();
   options.reserve = most;
-  EXPECT_EQ(adopt_error(support::open_fd(path_, O_RDONLY), options), std::errc::file_too_large);
+  EXPECT_EQ(adopt_error(support::open_native(path_, support::opening::to_read), options),
+            std::errc::file_too_large);
 }
 
 TEST_F(bad_handle, is_released_once) {
   mapping m = mapping::create(path_, page());
   mapping copy = m;
-  const support::unique_fd fd(m.release());
+  const support::native_file fd(m.release());
   for (mapping* each : {&m, &copy}) {
     std::error_code error;
     EXPECT_EQ(each->release(error), -1);
@@ -622,7 +370,7 @@ TEST_F(bad_handle, that_is_not_open_says_so_in_every_member_whatever_else_is_wro
   mapping moved_from = mapping::create(path_, page());
   const mapping target = std::move(moved_from);
   mapping released = mapping::create(path_, page());
-  const support::unique_fd fd(released.release());
+  const support::native_file fd(released.release());
   std::error_code error;
   mapping failed(dir_ / "missing", read_only(), error);
   for (mapping* m : {&never, &closed, &moved_from, &released, &failed}) {
@@ -656,9 +404,6 @@ TEST_F(bad_handle, that_is_not_open_says_so_in_every_member_whatever_else_is_wro
   }
   EXPECT_TRUE(target.is_open());
 }
-
-// --- ranges
-// ---------------------------------------------------------------------------------------
 
 /// One of every verb that both classes have and that takes a range.
 struct ranged_verb {
@@ -850,9 +595,6 @@ TEST_F(bad_range, of_chunks_is_none_however_large_they_are) {
   }
 }
 
-// --- sizes
-// ---------------------------------------------------------------------------------------
-
 TEST_F(bad_size, is_answered_alike_by_both_classes) {
   write_file(path_, bytes_);
   const auto answer = [&](mapped_file& file, std::uint64_t size) {
@@ -886,88 +628,6 @@ TEST_F(bad_size, is_answered_alike_by_both_classes) {
     EXPECT_EQ(answer(file, size), errc::unsupported);
 }
 
-TEST_F(bad_size, of_a_file_that_fits_into_no_address_space) {
-  const fs::path where = dir_ / "disk";
-  fs::create_directory(where);
-  const bool is_mounted = faults::on_small_disk(where, std::size_t{1} << 20, [&] {
-    asio::io_context io;
-    write_file(where / "file", "x");
-    for (const std::uint64_t size :
-         {(std::uint64_t{1} << 47) + 1, std::uint64_t{1} << 62, (std::uint64_t{1} << 63) - 1}) {
-      support::truncate_file(where / "file", size);
-      for (const open_options& options : {read_only(), read_write(), copy_on_write()}) {
-        EXPECT_EQ(::open_error(io, where / "file", options), std::errc::file_too_large) << size;
-        EXPECT_EQ(adopt_error(support::open_fd(where / "file", O_RDWR), options),
-                  std::errc::file_too_large);
-      }
-    }
-    // One that fits by its number, and nowhere else.
-    support::truncate_file(where / "file", (std::uint64_t{1} << 47) - page());
-    EXPECT_EQ(::open_error(io, where / "file", read_only()), std::errc::not_enough_memory);
-    // It is replaced all the same, and not before it is known that it can be.
-    EXPECT_FALSE(::open_error(io, where / "file", creating(page())));
-    EXPECT_EQ(fs::file_size(where / "file"), page());
-  });
-  if (!is_mounted) GTEST_SKIP() << "mounting is not allowed here";
-}
-
-TEST_F(bad_size, that_cannot_be_mapped_leaves_what_was_there) {
-  const fs::path where = dir_ / "disk";
-  fs::create_directory(where);
-  const bool is_mounted = faults::on_small_disk(where, std::size_t{1} << 20, [&] {
-    asio::io_context io;
-    write_file(where / "file", bytes_);
-    // This file system would give it that size; there is no place to map it at.
-    const open_options options = sparse(creating((std::uint64_t{1} << 47) - page()));
-    EXPECT_EQ(::open_error(io, where / "file", options), std::errc::not_enough_memory);
-    ASSERT_EQ(fs::file_size(where / "file"), bytes_.size());  // before it is read
-    EXPECT_TRUE(same(read_file(where / "file"), bytes_));
-    EXPECT_EQ(::open_error(io, where / "new", options), std::errc::not_enough_memory);
-    EXPECT_FALSE(is_there(where / "new"));
-    // Nor does it leave what a link names, or take the link.
-    fs::create_symlink("new", where / "link");
-    EXPECT_EQ(::open_error(io, where / "link", options), std::errc::not_enough_memory);
-    EXPECT_FALSE(is_there(where / "new"));
-    EXPECT_TRUE(is_there(where / "link"));
-  });
-  if (!is_mounted) GTEST_SKIP() << "mounting is not allowed here";
-}
-
-TEST_F(bad_size, that_a_full_disk_has_not_leaves_a_file_of_holes_that_was_there) {
-  const fs::path where = dir_ / "disk";
-  fs::create_directory(where);
-  const bool is_mounted = faults::on_small_disk(where, std::size_t{1} << 20, [&] {
-    asio::io_context io;
-    write_file(where / "file", bytes_);
-    support::truncate_file(where / "file", std::uint64_t{1} << 30);
-    // Smaller than what was there, and yet more than the disk has.
-    EXPECT_EQ(::open_error(io, where / "file", creating(std::uint64_t{1} << 29)),
-              std::errc::no_space_on_device);
-    EXPECT_EQ(fs::file_size(where / "file"), std::uint64_t{1} << 30);
-    const mapping m(where / "file");
-    EXPECT_TRUE(same(m.view(0, bytes_.size()).text(), bytes_));
-    EXPECT_FALSE(::open_error(io, where / "file", sparse(creating(std::uint64_t{1} << 29))));
-    EXPECT_EQ(fs::file_size(where / "file"), std::uint64_t{1} << 29);
-  });
-  if (!is_mounted) GTEST_SKIP() << "mounting is not allowed here";
-}
-
-// Where a file cannot be without a name, it has one before its size is certain.
-TEST_F(bad_size, that_cannot_be_had_leaves_no_name_behind) {
-  faults::syscall_gate gate(
-      {SYS_openat},
-      [](const faults::syscall_gate::call&) { return faults::syscall_gate::fail(EOPNOTSUPP); },
-      {{SYS_openat, 2, O_TMPFILE & ~O_DIRECTORY, 0}});
-  const bool possible = gate.run([&] {
-    asio::io_context io;
-    for (const auto how : creating_dispositions) {
-      EXPECT_TRUE(::open_error(io, path_, creating(std::uint64_t{1} << 47, how)));
-      EXPECT_FALSE(is_there(path_));
-    }
-  });
-  if (!possible) GTEST_SKIP() << "the kernel does not let us fail system calls";
-}
-
 TEST_F(bad_size, of_nothing_is_waited_for_and_refused_while_a_region_lives) {
   mapped_file file = opened_with(bytes_);
   auto held = std::make_unique<region>(file.map().view(0, 1));
@@ -989,9 +649,6 @@ TEST_F(bad_size, of_nothing_is_waited_for_and_refused_while_a_region_lives) {
   EXPECT_TRUE(second.ok());
   EXPECT_EQ(fs::file_size(path_), 0U);
 }
-
-// --- buffers
-// ---------------------------------------------------------------------------------------
 
 TEST_F(bad_buffers, that_are_empty_or_nowhere_count_for_nothing) {
   mapped_file file = opened_with(std::string(page(), '.'));
@@ -1076,9 +733,6 @@ TEST_F(bad_buffers, whose_sum_overflows_touch_nothing) {
   EXPECT_EQ(memory, std::string(16, '.'));
   EXPECT_TRUE(same(read_file(path_), bytes_));
 }
-
-// --- moments
-// ---------------------------------------------------------------------------------------
 
 TEST_F(bad_moment, to_close_and_cancel_is_after_the_end) {
   mapped_file file = opened_with(bytes_);
@@ -1188,181 +842,6 @@ TEST_F(bad_moment, for_a_file_that_is_replaced_keeps_the_old_one) {
   other.open(file.path(), again.handler());
   finish(again);
   EXPECT_EQ(read_all(other.map()), "new");
-}
-
-// --- what the process is short of
-// ----------------------------------------------------------------------------------------------
-
-TEST_F(scarce, size_of_files_is_an_error_and_no_signal) {
-  const auto end = support::in_child([&] {
-    asio::io_context io;
-    write_file(path_, pattern(8 * page()));
-    write_file(dir_ / "to grow", pattern(page()));
-    rlimit limit{};
-    ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &limit), 0);
-    limit.rlim_cur = 4 * page();
-    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
-    for (const bool preallocate : {true, false})
-      for (const auto how : creating_dispositions) {
-        open_options options = creating(6 * page(), how);
-        options.preallocate = preallocate;
-        EXPECT_EQ(::open_error(io, dir_ / "new", options), std::errc::file_too_large);
-        EXPECT_FALSE(is_there(dir_ / "new"));
-        options = read_write();
-        options.preallocate = preallocate;
-        mapped_file file(io);
-        ASSERT_FALSE(awaited_open(io, file, dir_ / "to grow", options));
-        outcome o;
-        file.resize(5 * page(), o.handler());
-        EXPECT_TRUE(run_until(io, [&] { return o.calls > 0; }));
-        EXPECT_EQ(o.error, std::errc::file_too_large) << o.error.message();
-        EXPECT_EQ(fs::file_size(dir_ / "to grow"), page());
-      }
-    for (const auto writes :
-         {mapio::write_path::automatic, mapio::write_path::mapped, mapio::write_path::file}) {
-      open_options options = read_write();
-      options.writes = writes;
-      mapped_file file(io);
-      ASSERT_FALSE(awaited_open(io, file, path_, options));
-      // Across the limit, and beyond it.
-      for (const std::uint64_t at : {4 * page() - 2, 6 * page()}) {
-        outcome o;
-        file.update_region(at, asio::buffer("beyond", 6), o.handler());
-        EXPECT_TRUE(run_until(io, [&] { return o.calls > 0; }));
-        std::error_code error;
-        mapping m = file.map();
-        if (writes == mapio::write_path::file) {
-          EXPECT_EQ(o.error, std::errc::file_too_large) << o.error.message();
-          EXPECT_EQ(o.bytes, 0U);
-          m.update_region(at, asio::buffer("beyond", 6), error);
-          EXPECT_EQ(error, errc::page_fault) << "it cannot be written there";
-        } else {
-          EXPECT_TRUE(o.ok()) << o.error.message();
-          EXPECT_EQ(o.bytes, 6U);
-          EXPECT_EQ(m.view(at, 6).text(), "beyond");
-          EXPECT_EQ(m.update_region(at, asio::buffer("second", 6)), 6U);
-          EXPECT_EQ(m.view(at, 6).text(), "second");
-        }
-      }
-      outcome flushed;
-      file.flush(flushed.handler());
-      EXPECT_TRUE(run_until(io, [&] { return flushed.calls > 0; }));
-      EXPECT_TRUE(flushed.ok()) << flushed.error.message();
-    }
-    write_file(dir_ / "replaced", "kept");
-    EXPECT_EQ(::open_error(io, dir_ / "replaced", creating(5 * page())), std::errc::file_too_large);
-    EXPECT_EQ(read_file(dir_ / "replaced"), "kept");
-  });
-  EXPECT_TRUE(end.ok()) << end;
-}
-
-// The thread that keeps the time of flush_policy::every() cannot be had.
-TEST_F(scarce, threads_leave_a_file_that_was_to_begin_anew_as_it_was) {
-  const auto end = support::in_fresh_process([&] {
-    write_file(path_, "kept");
-    open_options options = creating(page());
-    options.policy = mapio::flush_policy::every(std::chrono::seconds(1));
-    faults::deny({SYS_clone, SYS_clone3}, EAGAIN);
-    std::error_code error;
-    const mapping m(path_, options, error);
-    EXPECT_EQ(error, std::errc::resource_unavailable_try_again);
-    EXPECT_FALSE(m.is_open());
-    EXPECT_EQ(read_file(path_), "kept");
-  });
-  EXPECT_TRUE(end.ok()) << end;
-}
-
-TEST_F(scarce, descriptors_lose_nothing) {
-  rlimit before{};
-  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
-  outcome started;
-  mapped_file file(io_);
-  file.open(dir_ / "missing", started.handler());  // starts the engine, which takes some
-  finish(started);
-  // Without holes among the numbers, so that there are as many left as there should be.
-  std::vector<support::unique_fd> fillers;
-  const int highest = *support::open_descriptors().rbegin();
-  do
-    fillers.emplace_back(::dup(STDERR_FILENO));
-  while (fillers.back().get() < highest);
-  const auto used = support::open_descriptors();
-  const auto least = static_cast<rlim_t>(*used.rbegin()) + 1;
-  bool refused = false;
-  bool succeeded = false;
-  for (rlim_t more = 0; more < 8; ++more)
-    for (const std::uint64_t size : {std::uint64_t{0}, std::uint64_t{page()}}) {
-      for (const bool is_awaited : {false, true}) {
-        const fs::path path = dir_ / "new";
-        fs::remove(path);
-        const rlimit limit{least + more, before.rlim_max};
-        ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &limit), 0);
-        std::error_code error;
-        if (is_awaited)
-          error = awaited_open(io_, file, path, creating(size, disposition::create_new));
-        else
-          file = mapped_file(io_.get_executor(),
-                             mapping(path, creating(size, disposition::create_new), error));
-        std::error_code flush_error;
-        std::error_code resize_error;
-        if (!error) {
-          file.map().resize(2 * page(), resize_error);
-          file.map().flush(flush_error);
-        }
-        ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
-        SCOPED_TRACE(more);
-        if (error) {
-          refused = true;
-          EXPECT_EQ(error, std::errc::too_many_files_open);
-          EXPECT_FALSE(fs::exists(path));
-        } else {
-          succeeded = true;
-          EXPECT_FALSE(resize_error) << resize_error.message();
-          EXPECT_EQ(fs::file_size(path), 2 * page());
-          // Its folder could perhaps not be opened: that the name is not durable is no secret.
-          EXPECT_TRUE(!flush_error || flush_error == std::errc::too_many_files_open)
-              << flush_error.message();
-          EXPECT_FALSE(more == 7 && flush_error);
-        }
-        file = mapped_file(io_);
-        EXPECT_TRUE(eventually([&] { return support::open_descriptors() == used; }));
-      }
-    }
-  EXPECT_TRUE(refused);
-  EXPECT_TRUE(succeeded);
-}
-
-TEST_F(scarce, memory_to_lock_is_an_error_of_awaited_locks_too) {
-  if (!support::locks_work) GTEST_SKIP() << "the sanitizer locks nothing, and fails nothing";
-  write_file(path_, pattern(16 * page()));
-  fs::permissions(dir_.path(), fs::perms(0755));
-  fs::permissions(path_, fs::perms(0666));
-  support::as_ordinary_user([&] {
-    asio::io_context io;
-    const auto answer = [&](auto start) {
-      outcome o;
-      start(o);
-      EXPECT_TRUE(run_until(io, [&] { return o.calls > 0; }));
-      return o.error;
-    };
-    mapped_file file(io);
-    ASSERT_FALSE(awaited_open(io, file, path_, read_write()));
-    rlimit limit{4 * page(), 4 * page()};
-    ASSERT_EQ(::setrlimit(RLIMIT_MEMLOCK, &limit), 0);
-    EXPECT_FALSE(answer([&](outcome& o) { file.lock_pages(0, 3 * page(), o.handler()); }));
-    EXPECT_EQ(answer([&](outcome& o) { file.lock_pages(2 * page(), 4 * page(), o.handler()); }),
-              std::errc::not_enough_memory);
-    EXPECT_EQ(answer([&](outcome& o) { file.lock_pages(o.handler()); }),
-              std::errc::not_enough_memory);
-    support::expect_locked(3 * page());
-    EXPECT_FALSE(answer([&](outcome& o) { file.unlock_pages(o.handler()); }));
-    limit = {0, 0};
-    ASSERT_EQ(::setrlimit(RLIMIT_MEMLOCK, &limit), 0);
-    EXPECT_EQ(answer([&](outcome& o) { file.lock_pages(0, 1, o.handler()); }),
-              std::errc::operation_not_permitted);
-    EXPECT_FALSE(answer([&](outcome& o) { file.lock_pages(page(), 0, o.handler()); }));
-    EXPECT_EQ(code_of([&] { file.map().lock_pages(0, 1); }), std::errc::operation_not_permitted);
-    support::expect_locked(0);
-  });
 }
 
 }  // namespace

@@ -1,11 +1,10 @@
 // chunk_stream: what comes out, and what becomes of a file that changes, of a reading that is
 // stopped, of calls that make no sense. Once per engine.
-
 #include <mapio/chunk_stream.hpp>
 #include <mapio/file_operations.hpp>
 #include <mapio/mapped_file.hpp>
 
-#include "faults/syscall_gate.hpp"
+#include "chunk_stream_fixture.hpp"
 #include "mapped_file_fixture.hpp"
 
 #include <asio/bind_cancellation_slot.hpp>
@@ -16,7 +15,6 @@
 #include <asio/use_awaitable.hpp>
 #include <asio/use_future.hpp>
 
-#include <chrono>
 #include <cstdint>
 #include <mutex>
 #include <optional>
@@ -32,38 +30,11 @@ using mapio::chunk_stream;
 using mapio::errc;
 using mapio::mapped_file;
 using mapio::region;
+using support::chunk_stream_test;
 using support::outcome;
 using support::page;
 
 constexpr std::uint64_t mebibyte = std::uint64_t{1} << 20;
-
-class chunk_stream_test : public support::mapped_file_test {
- protected:
-  /// A file of which nothing is in memory.
-  mapped_file cold(const std::string& bytes) {
-    support::write_file(path_, bytes);
-    is_cold_ = support::evict(path_);
-    return opened(support::read_only());
-  }
-  bool is_cold_ = false;
-
-  std::error_code next(chunk_stream& chunks, region& chunk) {
-    outcome o;
-    chunks.next(o.handler());
-    finish(o);
-    chunk = std::move(o.region);
-    return o.error;
-  }
-  std::string rest_of(chunk_stream& chunks) {
-    std::string all;
-    for (region chunk;;) {
-      EXPECT_FALSE(next(chunks, chunk));
-      if (chunk.empty()) return all;
-      EXPECT_EQ(chunk.offset(), all.size());
-      all += support::to_string(chunk);
-    }
-  }
-};
 
 TEST_F(chunk_stream_test, hands_out_all_of_a_file_in_order) {
   const std::string bytes = support::pattern(5 * page() + 123);
@@ -160,9 +131,6 @@ TEST_F(chunk_stream_test, pins_what_it_hands_out_and_nothing_else) {
   EXPECT_FALSE(ec) << ec.message();
 }
 
-// --- a file that changes
-// ---------------------------------------------------------------------------------------
-
 TEST_F(chunk_stream_test, goes_on_where_the_end_was_when_the_file_has_grown) {
   mapped_file file = created(1500);
   run([&]() -> work {
@@ -227,9 +195,6 @@ TEST_F(chunk_stream_test, reports_what_somebody_else_has_cut_and_can_be_asked_ag
   EXPECT_EQ(chunk.offset(), 4 * page());
 }
 
-// --- reading ahead
-// ---------------------------------------------------------------------------------------------
-
 TEST_F(chunk_stream_test, brings_in_as_much_ahead_as_it_was_told) {
   mapped_file file = cold(support::pattern(32 * mebibyte));
   const mapio::mapping m = file.map();
@@ -268,62 +233,14 @@ TEST_F(chunk_stream_test, stops_reading_when_it_goes) {
     o.region = region();
     // Of what is being read on a pool the context knows nothing; it is in the way of a release.
     std::error_code ec;
-    support::unique_fd released;
+    support::native_file released;
     EXPECT_TRUE(support::eventually([&] {
-      released = support::unique_fd(file.map().release(ec));
+      released = support::native_file(file.map().release(ec));
       return !ec;
     }));
     const mapio::mapping again(path_);
     return !again.is_resident(24 * mebibyte, 72 * mebibyte);
   }));
-}
-
-TEST_F(chunk_stream_test, that_goes_before_its_file_is_mapped_once_more_leaves_that_to_the_next) {
-  constexpr std::size_t pool_threads = 4;
-  std::vector<long> removals{SYS_unlinkat};
-#ifdef SYS_unlink
-  removals.push_back(SYS_unlink);
-#endif
-  faults::syscall_gate gate(std::move(removals), [](const faults::syscall_gate::call&) {
-    return faults::syscall_gate::hold;
-  });
-  const std::string bytes = support::pattern(20 * mebibyte + 1);
-  support::write_file(path_, bytes);
-  bool is_local = true;
-  const bool possible = gate.run([&] {
-    asio::io_context io;
-    mapped_file file(io);
-    support::run_coroutine(io, [&]() -> work { co_await file.open(path_); });
-    is_local = file.stats().medium == mapio::medium::local;
-    if (!is_local) return;
-    const int before = support::count_mappings(path_);
-    // Nobody is left to map anything.
-    for (std::size_t i = 0; i < pool_threads; ++i)
-      mapio::remove_file(io, dir_ / "missing", [](std::error_code) {});
-    gate.wait_until_held(pool_threads);
-    outcome o;
-    {
-      chunk_stream chunks = file.chunks(mebibyte);
-      chunks.next(o.handler());
-    }
-    gate.release();
-    EXPECT_TRUE(support::run_to_end(io));
-    EXPECT_EQ(o.calls, 1);
-    EXPECT_EQ(support::count_mappings(path_), before);
-    std::string all;
-    support::run_coroutine(io, [&]() -> work {
-      chunk_stream chunks = file.chunks(mebibyte);
-      for (;;) {
-        const region chunk = co_await chunks.next(asio::use_awaitable);
-        if (chunk.empty()) break;
-        all += chunk.text();
-      }
-    });
-    EXPECT_TRUE(support::same(all, bytes));
-    EXPECT_EQ(support::count_mappings(path_), before + 1);
-  });
-  if (!possible) GTEST_SKIP() << "the kernel does not let us see system calls";
-  if (!is_local) GTEST_SKIP() << "nothing to be read from a disk here";
 }
 
 TEST_F(chunk_stream_test, may_go_while_a_call_waits_for_what_is_being_read) {
@@ -366,9 +283,6 @@ TEST_F(chunk_stream_test, outlives_its_context_and_the_file_handle) {
     EXPECT_LE(calls, 1);
   }
 }
-
-// --- calls that make no sense
-// ----------------------------------------------------------------------------------
 
 TEST_F(chunk_stream_test, refuses_chunks_of_nothing) {
   mapped_file file = created(page());
@@ -450,9 +364,6 @@ TEST_F(chunk_stream_test, is_ended_by_close) {
     ASSERT_TRUE(support::run_to_end(io_));
   }
 }
-
-// --- tokens, cancellation, threads
-// -----------------------------------------------------------------------------
 
 TEST_F(chunk_stream_test, takes_any_token) {
   const std::string bytes = support::pattern(3 * page());

@@ -1,7 +1,7 @@
 // flush_policy at work, on both classes. What mapped_file does is run on each engine; failures are
 // injected on the thread pool, whose system calls a test can see.
-
 #include "faults/syscall_gate.hpp"
+#include "flush_policy_fixture.hpp"
 #include "support.hpp"
 
 #include <mapio/backend.hpp>
@@ -21,14 +21,10 @@
 #include <atomic>
 #include <chrono>
 #include <deque>
-#include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
-
-#include <unistd.h>
 
 namespace {
 
@@ -39,41 +35,16 @@ using mapio::flush_policy;
 using mapio::mapped_file;
 using mapio::mapping;
 using mapio::open_options;
-using support::code_of;
-using support::creating;
+using support::clean;
+using support::flush_policy_test;
+using support::following;
+using support::mapped_file_policy;
+using support::outcome;
 using support::page;
 using support::read_write;
-
-const std::error_code io_error(EIO, std::system_category());
-
-open_options following(flush_policy policy, open_options options = creating(64 * page())) {
-  options.policy = policy;
-  return options;
-}
-
-/// Opens a file that owes nothing.
-mapping clean(const std::filesystem::path& path, flush_policy policy) {
-  mapping m(path, following(policy));
-  m.flush();
-  return m;
-}
-
-void store(mapping& m, std::uint64_t which_page, std::size_t bytes = 1) {
-  m.update_region(which_page * page(), asio::buffer(support::pattern(bytes)));
-}
-
-class flush_policy_test : public testing::Test {
- protected:
-  using work = asio::awaitable<void>;
-
-  support::temp_dir dir_;
-  std::filesystem::path path_ = dir_ / "file";
-};
+using support::store;
 
 using mapping_policy = flush_policy_test;
-
-// --- mapping
-// -----------------------------------------------------------------------------------------------------------------
 
 TEST_F(mapping_policy, always_makes_every_update_durable) {
   mapping m = clean(path_, flush_policy::always());
@@ -190,8 +161,9 @@ TEST_F(mapping_policy, holds_for_a_file_that_was_there_and_for_an_adopted_one) {
   EXPECT_EQ(opened.pending_bytes(), 0U);
   EXPECT_GE(opened.stats().syncs, 1U);
   opened.close();
-  mapping adopted = mapping::adopt(support::open_fd(path_, O_RDWR).release(),
-                                   following(flush_policy::every_writes(1), read_write()));
+  mapping adopted =
+      mapping::adopt(support::open_native(path_, support::opening::to_read_and_write).release(),
+                     following(flush_policy::every_writes(1), read_write()));
   store(adopted, 1);
   EXPECT_EQ(adopted.pending_bytes(), 0U);
   EXPECT_EQ(adopted.policy(), flush_policy::every_writes(1));
@@ -217,164 +189,6 @@ TEST_F(mapping_policy, that_would_never_or_always_be_due_is_refused) {
     EXPECT_FALSE(std::filesystem::exists(path_));
   }
 }
-
-/// Runs a body whose syncs fail on demand, and counts them.
-class mapping_policy_failure : public flush_policy_test {
- protected:
-  void run(const std::function<void()>& body) {
-    if (!gate_.run(body)) GTEST_SKIP() << "seccomp does not let us fail system calls";
-  }
-
-  std::atomic<int> fail_next_ = 0;
-  syscall_gate gate_{syscall_gate::syncs(), [this](const syscall_gate::call&) {
-                       if (fail_next_ <= 0) return syscall_gate::pass;
-                       --fail_next_;
-                       return syscall_gate::fail(EIO);
-                     }};
-};
-
-TEST_F(mapping_policy_failure, of_always_is_the_updates_own) {
-  run([&] {
-    mapping m = clean(path_, flush_policy::always());
-    fail_next_ = 1;
-    std::error_code error;
-    EXPECT_EQ(m.update_region(page(), asio::buffer("abc", 3), error), 3U);
-    EXPECT_EQ(error, io_error);
-    EXPECT_EQ(m.update_region(2 * page(), asio::buffer("abc", 3), error), 0U);
-    EXPECT_EQ(error, errc::flush_failed);
-    m.clear_flush_error();
-    m.update_region(2 * page(), asio::buffer("abc", 3), error);
-    EXPECT_FALSE(error) << error.message();
-    // Not what was lost, unless it is written again.
-    m.flush_range(page(), 1, error);
-    EXPECT_EQ(error, errc::flush_failed);
-  });
-}
-
-TEST_F(mapping_policy_failure, of_a_triggered_flush_poisons_and_is_reported_by_the_next_call) {
-  for (const flush_policy policy : {flush_policy::every_bytes(2), flush_policy::every_writes(2)}) {
-    run([&] {
-      mapping m = clean(path_, policy);
-      store(m, 0);
-      fail_next_ = 1;
-      EXPECT_FALSE(code_of([&] { store(m, 1); })) << "it was stored";
-      EXPECT_EQ(m.flush_error(), io_error);
-      EXPECT_EQ(code_of([&] { store(m, 2); }), errc::flush_failed);
-      char byte = 1;
-      m.read_into(2 * page(), asio::buffer(&byte, 1));
-      EXPECT_EQ(byte, 0) << "nothing may be written that the policy cannot make durable";
-      EXPECT_EQ(code_of([&] { m.flush(); }), errc::flush_failed);
-      EXPECT_EQ(code_of([&] { m.close(); }), errc::flush_failed);
-      EXPECT_FALSE(m.is_open());
-    });
-  }
-}
-
-TEST_F(mapping_policy_failure, of_the_timer_poisons_and_is_reported_by_the_next_call) {
-  run([&] {
-    mapping m = clean(path_, flush_policy::every(5ms));
-    fail_next_ = 1;
-    store(m, 0);
-    EXPECT_TRUE(support::eventually([&] { return m.flush_error() == io_error; }));
-    EXPECT_EQ(code_of([&] { store(m, 2); }), errc::flush_failed);
-    m.clear_flush_error();
-    EXPECT_FALSE(code_of([&] { store(m, 0, page()); }));
-    EXPECT_TRUE(support::eventually([&] { return m.pending_bytes() == 0; }));
-  });
-}
-
-TEST_F(mapping_policy_failure, of_what_was_owed_at_the_end_is_the_closes) {
-  run([&] {
-    mapping m = clean(path_, flush_policy::every(1h));
-    store(m, 0);
-    fail_next_ = 1;
-    EXPECT_EQ(code_of([&] { m.close(); }), io_error);
-    EXPECT_FALSE(m.is_open());
-    EXPECT_FALSE(code_of([&] { m.close(); }));
-  });
-}
-
-// As long as its folder could not be synced, the name is owed.
-TEST_F(mapping_policy_failure, of_the_name_is_the_closes_too) {
-  if (::geteuid() != 0) GTEST_SKIP() << "only root can become somebody else";
-  std::filesystem::permissions(dir_.path(), std::filesystem::perms(0755));
-  const std::filesystem::path folder = dir_ / "folder";
-  std::filesystem::create_directory(folder);
-  std::filesystem::permissions(folder, std::filesystem::perms(0333));
-  const auto end = support::in_child([&] {
-    support::become_nobody();
-    for (const flush_policy policy : {flush_policy::always(), flush_policy::every_writes(100),
-                                      flush_policy::every(std::chrono::hours(1))}) {
-      mapping m(folder / "file", following(policy));
-      EXPECT_EQ(code_of([&] { m.flush(); }), std::errc::permission_denied);
-      EXPECT_EQ(code_of([&] { m.close(); }), std::errc::permission_denied);
-      std::filesystem::remove(folder / "file");
-    }
-  });
-  EXPECT_TRUE(end.ok()) << end;
-}
-
-TEST_F(mapping_policy_failure, is_not_there_when_close_flushes_what_is_owed) {
-  run([&] {
-    for (const flush_policy policy : {flush_policy::every_bytes(1 << 20),
-                                      flush_policy::every_writes(100), flush_policy::every(1h)}) {
-      mapping m = clean(path_, policy);
-      std::size_t syncs = gate_.count();
-      m.close();
-      EXPECT_EQ(gate_.count(), syncs) << "nothing was owed";
-      m = clean(path_, policy);
-      store(m, 0);
-      syncs = gate_.count();
-      m.close();
-      EXPECT_EQ(gate_.count(), syncs + 1);
-    }
-  });
-}
-
-TEST_F(mapping_policy_failure, is_not_there_when_a_destructor_owes_a_flush_and_makes_none) {
-  run([&] {
-    std::size_t syncs = 0;
-    {
-      mapping m = clean(path_, flush_policy::every_writes(100));
-      store(m, 0);
-      syncs = gate_.count();
-    }
-    EXPECT_EQ(gate_.count(), syncs);
-  });
-}
-
-// --- mapped_file
-// -------------------------------------------------------------------------------------------------------------
-
-struct outcome {
-  int calls = 0;
-  std::error_code error;
-  std::size_t bytes = 0;
-
-  auto handler() {
-    return [this](std::error_code ec, std::size_t n = 0) {
-      ++calls;
-      error = ec;
-      bytes = n;
-    };
-  }
-};
-
-class mapped_file_policy : public flush_policy_test {
- protected:
-  mapped_file opened(flush_policy policy) { return opened_on(io_, path_, policy); }
-  static mapped_file opened_on(asio::io_context& io, const std::filesystem::path& path,
-                               flush_policy policy) {
-    mapped_file file(io);
-    support::run_coroutine(io, [&]() -> work {
-      co_await file.open(path, following(policy));
-      co_await file.flush();
-    });
-    return file;
-  }
-
-  asio::io_context io_;
-};
 
 TEST_F(mapped_file_policy, always_completes_updates_once_they_are_durable) {
   mapped_file file = opened(flush_policy::always());
@@ -475,183 +289,6 @@ TEST_F(mapped_file_policy, lets_close_flush_what_it_owes) {
     EXPECT_FALSE(file.is_open());
     EXPECT_FALSE(support::is_mapped(path_));
   }
-}
-
-/// The same where the syncs can be held and failed.
-class mapped_file_policy_failure : public mapped_file_policy {
- protected:
-  template <class Body>
-  void on_the_pool(flush_policy policy, Body body) {
-    if (!gate_.run([&] {
-          asio::io_context io;
-          mapio::use_backend(io, mapio::backend_kind::thread_pool);
-          mapped_file file = opened_on(io, path_, policy);
-          body(io, file);
-        }))
-      GTEST_SKIP() << "seccomp does not let us fail system calls";
-  }
-
-  std::atomic<int> fail_next_ = 0;
-  std::atomic<bool> hold_next_ = false;
-  syscall_gate gate_{syscall_gate::syncs(), [this](const syscall_gate::call&) {
-                       if (hold_next_.exchange(false)) return syscall_gate::hold;
-                       if (fail_next_ <= 0) return syscall_gate::pass;
-                       --fail_next_;
-                       return syscall_gate::fail(EIO);
-                     }};
-};
-
-// A flush that is given up has flushed nothing: what was counted before it is owed still.
-TEST_F(mapped_file_policy_failure, is_not_what_a_cancelled_flush_makes_of_the_count) {
-  on_the_pool(flush_policy::every_writes(4), [&](asio::io_context& io, mapped_file& file) {
-    const auto before = file.stats();
-    hold_next_ = true;
-    outcome running, given_up;
-    file.map().update_region(0, asio::buffer("x", 1));
-    file.flush(running.handler());
-    io.restart();
-    io.poll();
-    gate_.wait_until_held();
-    for (std::uint64_t i = 1; i < 4; ++i)
-      file.map().update_region(i * page(), asio::buffer("x", 1));
-    asio::cancellation_signal signal;
-    file.flush(asio::bind_cancellation_slot(signal.slot(), given_up.handler()));
-    signal.emit(asio::cancellation_type::all);
-    EXPECT_TRUE(support::run_until(io, [&] { return given_up.calls == 1; }));
-    EXPECT_EQ(given_up.error, asio::error::operation_aborted);
-    EXPECT_EQ(file.stats().policy_flushes, before.policy_flushes);
-    outcome last;
-    file.update_region(5 * page(), asio::buffer("x", 1), last.handler());
-    EXPECT_TRUE(support::run_until(io, [&] { return last.calls == 1; }));
-    EXPECT_EQ(file.stats().policy_flushes, before.policy_flushes + 1);
-    gate_.release();
-    EXPECT_TRUE(support::run_to_end(io));
-    EXPECT_TRUE(support::eventually([&] { return file.pending_bytes() == 0; }));
-  });
-}
-
-TEST_F(mapped_file_policy_failure, of_always_reaches_every_update_of_the_batch) {
-  on_the_pool(flush_policy::always(), [&](asio::io_context& io, mapped_file& file) {
-    outcome running;
-    std::deque<outcome> gathered(20);
-    hold_next_ = true;
-    file.update_region(0, asio::buffer("x", 1), running.handler());
-    gate_.wait_until_held();
-    for (std::uint64_t i = 0; i < gathered.size(); ++i)
-      file.update_region((i + 1) * page(), asio::buffer("x", 1), gathered[i].handler());
-    EXPECT_TRUE(
-        support::eventually([&] { return file.stats().flush_calls == 2 + gathered.size(); }));
-    fail_next_ = 1;
-    gate_.release();
-    ASSERT_TRUE(support::run_to_end(io));
-    EXPECT_FALSE(running.error) << running.error.message();
-    for (const outcome& o : gathered) {
-      EXPECT_EQ(o.calls, 1);
-      EXPECT_EQ(o.error, io_error);
-      EXPECT_EQ(o.bytes, 1U) << "it was written";
-    }
-    outcome next;
-    file.update_region(0, asio::buffer("y", 1), next.handler());
-    ASSERT_TRUE(support::run_to_end(io));
-    EXPECT_EQ(next.error, errc::flush_failed);
-    EXPECT_EQ(next.bytes, 0U);
-  });
-}
-
-TEST_F(mapped_file_policy_failure, of_a_triggered_flush_is_reported_by_the_next_call) {
-  on_the_pool(flush_policy::every_writes(1), [&](asio::io_context& io, mapped_file& file) {
-    fail_next_ = 1;
-    outcome first;
-    outcome next;
-    outcome closed;
-    file.update_region(0, asio::buffer("x", 1), first.handler());
-    ASSERT_TRUE(support::run_to_end(io));
-    EXPECT_FALSE(first.error);
-    EXPECT_TRUE(support::eventually([&] { return file.map().flush_error() == io_error; }));
-    file.update_region(0, asio::buffer("x", 1), next.handler());
-    ASSERT_TRUE(support::run_to_end(io));
-    EXPECT_EQ(next.error, errc::flush_failed);
-    file.close(closed.handler());
-    ASSERT_TRUE(support::run_to_end(io));
-    EXPECT_EQ(closed.error, errc::flush_failed);
-    EXPECT_FALSE(file.is_open());
-  });
-}
-
-TEST_F(mapped_file_policy_failure, of_what_was_owed_at_the_end_is_the_closes) {
-  on_the_pool(flush_policy::every(1h), [&](asio::io_context& io, mapped_file& file) {
-    outcome stored;
-    outcome closed;
-    file.update_region(0, asio::buffer("x", 1), stored.handler());
-    ASSERT_TRUE(support::run_to_end(io));
-    fail_next_ = 1;
-    file.close(closed.handler());
-    ASSERT_TRUE(support::run_to_end(io));
-    EXPECT_EQ(closed.error, io_error);
-    EXPECT_FALSE(file.is_open());
-    EXPECT_FALSE(support::is_mapped(path_));
-  });
-}
-
-TEST_F(mapped_file_policy_failure, is_not_there_when_close_flushes_what_is_owed) {
-  on_the_pool(flush_policy::every(1h), [&](asio::io_context& io, mapped_file& file) {
-    const std::size_t syncs = gate_.count();
-    outcome stored;
-    outcome closed;
-    file.update_region(0, asio::buffer("x", 1), stored.handler());
-    ASSERT_TRUE(support::run_to_end(io));
-    file.close(closed.handler());
-    ASSERT_TRUE(support::run_to_end(io));
-    EXPECT_FALSE(closed.error);
-    EXPECT_EQ(gate_.count(), syncs + 1);
-  });
-}
-
-TEST_F(mapped_file_policy_failure, is_not_what_a_cancelled_close_gets) {
-  on_the_pool(flush_policy::every(1h), [&](asio::io_context& io, mapped_file& file) {
-    outcome stored;
-    outcome closed;
-    file.update_region(0, asio::buffer("x", 1), stored.handler());
-    ASSERT_TRUE(support::run_to_end(io));
-    hold_next_ = true;
-    asio::cancellation_signal signal;
-    file.close(asio::bind_cancellation_slot(signal.slot(), closed.handler()));
-    io.restart();
-    io.poll();
-    gate_.wait_until_held();
-    signal.emit(asio::cancellation_type::terminal);
-    file.cancel();
-    io.restart();
-    io.poll();
-    EXPECT_EQ(closed.calls, 0) << "what the policy owes is not given up";
-    gate_.release();
-    ASSERT_TRUE(support::run_to_end(io));
-    EXPECT_FALSE(closed.error) << closed.error.message();
-    EXPECT_FALSE(file.is_open());
-  });
-}
-
-TEST_F(mapped_file_policy_failure,
-       is_an_abort_for_an_update_that_is_cancelled_before_its_sync_ends) {
-  on_the_pool(flush_policy::always(), [&](asio::io_context& io, mapped_file& file) {
-    hold_next_ = true;
-    asio::cancellation_signal signal;
-    outcome cancelled;
-    file.update_region(0, asio::buffer("abc", 3),
-                       asio::bind_cancellation_slot(signal.slot(), cancelled.handler()));
-    gate_.wait_until_held();
-    signal.emit(asio::cancellation_type::total);
-    io.restart();
-    io.poll();
-    EXPECT_EQ(cancelled.calls, 0) << "something has happened: total cannot undo it";
-    signal.emit(asio::cancellation_type::partial);
-    EXPECT_TRUE(support::run_until(io, [&] { return cancelled.calls > 0; }));
-    EXPECT_EQ(cancelled.error, asio::error::operation_aborted);
-    EXPECT_EQ(cancelled.bytes, 3U) << "they are written, if not durable";
-    gate_.release();
-    ASSERT_TRUE(support::run_to_end(io));
-    EXPECT_EQ(cancelled.calls, 1);
-  });
 }
 
 }  // namespace

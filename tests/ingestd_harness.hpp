@@ -3,7 +3,7 @@
 
 // What the end-to-end tests of ingestd are made of: real processes, real sockets, strace.
 
-#include "support.hpp"
+#include "linux/linux_support.hpp"
 
 #include "reader.hpp"
 
@@ -131,7 +131,7 @@ class process {
     int status = 0;
     const pid_t got = ::waitpid(pid_, &status, WNOHANG);
     if (got < 0) fail_with_errno("waitpid");
-    if (got == pid_) end_ = child_end{status};
+    if (got == pid_) end_ = support::end_of(status);
     return !end_;
   }
 

@@ -1,23 +1,24 @@
 # mapio_left_out_tests(flavour out)
 #
 # Sets `out` to the names of the tests that are left out of a flavour: docs/platforms.md lists them,
-# one a line, with the reason. A test that is not there any more is an error.
+# one a line, with the reason. A test that is not there any more is an error, and for Windows also a
+# file of tests about Linux that is not listed.
 function(mapio_left_out_tests flavour out)
   set(page "${PROJECT_SOURCE_DIR}/docs/platforms.md")
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${page}")
   file(STRINGS "${page}" lines)
-  file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*_test.cpp")
-  set(known "")
-  foreach(source IN LISTS sources)
-    file(STRINGS "${source}" of_source REGEX "^(TEST|TEST_F|TEST_P)\\(")
-    list(APPEND known ${of_source})
-  endforeach()
+  file(GLOB sources CONFIGURE_DEPENDS
+    "${CMAKE_CURRENT_SOURCE_DIR}/*_test.cpp" "${CMAKE_CURRENT_SOURCE_DIR}/linux/*_test.cpp")
+  mapio_tests_of("${sources}" known)
 
   set(names "")
+  set(files "")
   set(is_listed FALSE)
   foreach(line IN LISTS lines)
     if(line MATCHES "^## ")
       string(COMPARE EQUAL "${line}" "## Tests left out of the ${flavour} flavour" is_listed)
+    elseif(is_listed AND line MATCHES "^- `(linux/[a-z_]+_test\\.cpp)`")
+      list(APPEND files ${CMAKE_MATCH_1})
     elseif(is_listed AND line MATCHES "^- `([A-Za-z0-9_]+)\\.([A-Za-z0-9_]+|\\*)`")
       set(suite ${CMAKE_MATCH_1})
       set(test ${CMAKE_MATCH_2})
@@ -28,9 +29,56 @@ function(mapio_left_out_tests flavour out)
       if(NOT known MATCHES "${pattern}")
         message(SEND_ERROR "docs/platforms.md leaves out ${suite}.${test}, which is no test")
       endif()
-      # With parameters it has something before and behind.
-      list(APPEND names "${suite}.${test}" "*/${suite}.${test}/*")
+      list(APPEND names "${suite}.${test}")
     endif()
   endforeach()
+  if(flavour STREQUAL "windows")
+    file(GLOB about_linux CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}"
+      "${CMAKE_CURRENT_SOURCE_DIR}/linux/*_test.cpp")
+    list(SORT files)
+    if(NOT "${files}" STREQUAL "${about_linux}")
+      message(SEND_ERROR "docs/platforms.md does not list the files of tests/linux: ${about_linux}")
+    endif()
+  endif()
   set(${out} "${names}" PARENT_SCOPE)
+endfunction()
+
+# mapio_tests_of(sources out): sets `out` to the lines that begin the tests in these files. A name
+# may be too long for the line of its suite.
+function(mapio_tests_of sources out)
+  set(known "")
+  foreach(source IN LISTS sources)
+    file(READ "${source}" text)
+    string(REGEX MATCHALL "(TEST|TEST_F|TEST_P|TYPED_TEST)\\([A-Za-z0-9_]+,[ \n]+[A-Za-z0-9_]+\\)"
+      of_source "${text}")
+    list(TRANSFORM of_source REPLACE ",[ \n]+" ", ")
+    list(APPEND known ${of_source})
+  endforeach()
+  set(${out} "${known}" PARENT_SCOPE)
+endfunction()
+
+# mapio_left_out_of(sources names out): sets `out` to what a filter of a program of these sources must
+# exclude.
+function(mapio_left_out_of sources names out)
+  set(filter "")
+  if(names)
+    set(written "")
+    foreach(source IN LISTS sources)
+      cmake_path(ABSOLUTE_PATH source)
+      if(source MATCHES "_test\\.cpp$")
+        list(APPEND written "${source}")
+      endif()
+    endforeach()
+    mapio_tests_of("${written}" known)
+    foreach(name IN LISTS names)
+      string(REPLACE "." ", " pattern "${name}")
+      string(REPLACE "*" "" pattern "${pattern}")
+      if(known MATCHES "\\(${pattern}")
+        # With parameters it has something before and behind.
+        list(APPEND filter "${name}" "*/${name}/*")
+      endif()
+    endforeach()
+    list(JOIN filter ":" filter)
+  endif()
+  set(${out} "${filter}" PARENT_SCOPE)
 endfunction()

@@ -31,8 +31,6 @@
 #include <utility>
 #include <vector>
 
-#include <sys/stat.h>
-
 namespace {
 
 namespace fs = std::filesystem;
@@ -85,9 +83,6 @@ using mapped_file_prefetch = mapped_file_test;
 using mapped_file_lock = mapped_file_test;
 using mapped_file_fault = mapped_file_test;
 
-// --- open and close
-// --------------------------------------------------------------------------------
-
 TEST_F(mapped_file_open, opens_an_existing_file_for_reading) {
   const std::string bytes = pattern(3 * page() + 5);
   write_file(path_, bytes);
@@ -124,48 +119,6 @@ TEST_F(mapped_file_open, creates_as_its_options_say) {
     EXPECT_EQ(ec, std::errc::file_exists);
     EXPECT_FALSE(again.is_open());
   });
-}
-
-TEST_F(mapped_file_open, reports_what_the_blocking_one_reports) {
-  write_file(path_, "x");
-  const auto fifo = dir_ / "fifo";
-  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
-  fs::create_symlink(path_, dir_ / "link");
-  open_options no_links;
-  no_links.follow_symlinks = false;
-  open_options contradiction;
-  contradiction.create = disposition::create_or_truncate;
-  struct attempt {
-    fs::path path;
-    open_options options;
-    std::errc expected;
-  };
-  const std::vector<attempt> attempts{
-      {dir_ / "missing", read_only(), std::errc::no_such_file_or_directory},
-      {dir_ / "missing", read_write(), std::errc::no_such_file_or_directory},
-      {"", read_only(), std::errc::no_such_file_or_directory},
-      {dir_.path(), read_only(), std::errc::is_a_directory},
-      {dir_.path(), creating(1), std::errc::is_a_directory},
-      {path_ / "below", read_only(), std::errc::not_a_directory},
-      {fifo, read_only(), std::errc::no_such_device},
-      {fifo, read_write(), std::errc::no_such_device},
-      {"/dev/null", read_write(), std::errc::no_such_device},
-      {dir_ / std::string(300, 'n'), creating(1), std::errc::filename_too_long},
-      {dir_ / "link", no_links, std::errc::too_many_symbolic_link_levels},
-      {path_, contradiction, std::errc::invalid_argument},
-      {path_, creating(1, disposition::create_new), std::errc::file_exists},
-      {path_, creating(most), std::errc::file_too_large},
-  };
-  for (const auto& a : attempts) {
-    SCOPED_TRACE(a.path.string());
-    outcome o;
-    mapped_file file(io_);
-    file.open(a.path, a.options, o.handler());
-    finish(o);
-    EXPECT_EQ(o.error, a.expected) << o.error.message();
-    EXPECT_FALSE(file.is_open());
-  }
-  EXPECT_EQ(read_file(path_), "x");
 }
 
 TEST_F(mapped_file_open, throws_into_the_coroutine_that_awaits_it) {
@@ -251,18 +204,18 @@ TEST_F(mapped_file_open, keeps_its_descriptors_from_programs_that_are_started) {
   mapped_file file(io);
   support::run_coroutine(io, [&]() -> work { co_await file.open(path_, creating(page())); });
   auto added = support::open_descriptors();
-  for (const int fd : before)
+  for (const auto fd : before)
     added.erase(fd);
   EXPECT_TRUE(added.contains(file.native_handle()));
-  for (const int fd : added)
-    EXPECT_TRUE((::fcntl(fd, F_GETFD) & FD_CLOEXEC) != 0) << fd;
+  for (const auto fd : added)
+    EXPECT_FALSE(support::is_inherited(fd)) << fd;
 }
 
 TEST_F(mapped_file_close, closes_every_copy_and_the_mapping) {
   mapped_file file = created(page());
   const mapped_file copy = file;
   const mapping map = file.map();
-  const int fd = file.native_handle();
+  const auto fd = file.native_handle();
   run([&]() -> work { co_await file.close(); });
   EXPECT_FALSE(file.is_open());
   EXPECT_FALSE(copy.is_open());
@@ -298,9 +251,6 @@ TEST_F(mapped_file_close, can_be_opened_again) {
   });
   EXPECT_EQ(file.size(), page());
 }
-
-// --- handles
-// ---------------------------------------------------------------------------------------
 
 TEST_F(mapped_file_handle, reports_not_open_by_every_verb_when_closed) {
   verb_memory memory(io_.get_executor(), dir_ / "other");
@@ -375,9 +325,6 @@ TEST_F(mapped_file_handle, can_be_converted_to_another_executor) {
   run([&]() -> work { co_await any.close(); });
   EXPECT_FALSE(file.is_open());
 }
-
-// --- update_region and read_into
-// ---------------------------------------------------------------------
 
 TEST_F(mapped_file_update, writes_and_reads_back) {
   mapped_file file = created(4 * page());
@@ -555,7 +502,7 @@ INSTANTIATE_TEST_SUITE_P(by, mapped_file_write_path,
 TEST_P(mapped_file_write_path, brings_every_byte_to_its_place) {
   const std::size_t size = 40 * page();
   mapped_file file = opened(options(size));
-  const support::foreign_mapping other(path_, size, PROT_READ);
+  const support::foreign_mapping other(path_, size, support::foreign_mapping::access::read);
   std::string expected(size, '\0');
   run([&]() -> work {
     std::uint64_t seed = 0;
@@ -663,16 +610,6 @@ TEST_P(mapped_file_write_path, runs_many_updates_at_once) {
   EXPECT_TRUE(same(read_file(path_), expected));
 }
 
-TEST_F(mapped_file_update, of_a_page_that_is_known_to_be_dirty_is_stored_at_once) {
-  mapped_file file = created(page());
-  run([&]() -> work {
-    for (int i = 0; i < 10; ++i)
-      co_await file.update_region(0, asio::buffer("x", 1));
-  });
-  if (!support::tells_dirty_pages(path_)) GTEST_SKIP() << "nothing tells what a store would cost";
-  EXPECT_GE(file.stats().stores, 1U);
-}
-
 TEST_F(mapped_file_read, of_what_is_in_memory_is_counted_as_at_once) {
   mapped_file file = opened_with(pattern(4 * page()));
   run([&]() -> work {
@@ -684,36 +621,6 @@ TEST_F(mapped_file_read, of_what_is_in_memory_is_counted_as_at_once) {
     EXPECT_EQ(file.stats().reads_at_once, before.reads_at_once + 10);
     EXPECT_EQ(file.stats().reads_off_loop, before.reads_off_loop);
   });
-}
-
-// mincore says of a file that one could not write to that all of it is in memory.
-TEST_F(mapped_file_read, of_a_cold_file_of_somebody_else_goes_off_the_loop) {
-  if (::geteuid() != 0) GTEST_SKIP() << "only root can become somebody else";
-  write_file(path_, pattern(256 * page()));
-  fs::permissions(dir_.path(), fs::perms(0755));
-  fs::permissions(path_, fs::perms(0644));
-  if (!support::tells_cached_pages(path_)) GTEST_SKIP() << "nothing tells what is in memory";
-  if (!support::evict(path_)) GTEST_SKIP() << "this file system does not let go of its pages";
-  const auto end = support::in_child([&] {
-    support::become_nobody();
-    asio::io_context io;
-    mapped_file file(io);
-    support::run_coroutine(io, [&]() -> work {
-      co_await file.open(path_, read_only());
-      std::string read(100, '.');
-      co_await file.read_into(200 * page(), asio::buffer(read));
-      EXPECT_EQ(read, pattern(256 * page()).substr(200 * page(), 100));
-      EXPECT_EQ(file.stats().reads_off_loop, 1U);
-      // The kernel may say once in a while that it would have to wait.
-      for (int i = 0; i < 100 && file.stats().reads_at_once == 0; ++i)
-        co_await file.read_into(200 * page(), asio::buffer(read));
-      EXPECT_EQ(file.stats().reads_at_once, 1U);
-      const auto before = file.stats().reads_off_loop;
-      const mapio::region view = co_await file.view(100 * page(), page());
-      EXPECT_EQ(file.stats().reads_off_loop, before + 1);
-    });
-  });
-  EXPECT_TRUE(end.ok()) << end;
 }
 
 TEST_F(mapped_file_read, of_what_is_not_in_memory_goes_off_the_loop) {
@@ -744,9 +651,6 @@ TEST_F(mapped_file_read, of_much_finds_what_was_stored_privately) {
   });
   EXPECT_EQ(file.stats().reads_off_loop, 1U);
 }
-
-// --- view and prefetch
-// -----------------------------------------------------------------------------------
 
 TEST_F(mapped_file_view, shows_and_pins) {
   const std::string bytes = pattern(4 * page());
@@ -897,9 +801,6 @@ TEST_F(mapped_file_prefetch, of_a_writable_file_keeps_it_clean) {
     EXPECT_EQ(file.stats().syncs, syncs);
   });
 }
-
-// --- truncated by somebody else
-// ------------------------------------------------------------------------------
 
 // A write through the file would silently make it longer again.
 TEST_F(mapped_file_fault, of_a_truncated_file_is_an_error_of_an_update_that_goes_through_the_file) {

@@ -1,7 +1,7 @@
 #ifndef MAPIO_TESTS_MODIFICATION_WATCH_HPP
 #define MAPIO_TESTS_MODIFICATION_WATCH_HPP
 
-#include "support.hpp"
+#include "linux/linux_support.hpp"
 
 #include <gtest/gtest.h>
 

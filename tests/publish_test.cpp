@@ -1,5 +1,4 @@
-#include "faults/failing_syncs.hpp"
-#include "modification_watch.hpp"
+#include "publish_fixture.hpp"
 #include "support.hpp"
 
 #include <mapio/mapping.hpp>
@@ -10,43 +9,21 @@
 
 #include <chrono>
 #include <cstdint>
-#include <filesystem>
 #include <limits>
-#include <string>
 #include <system_error>
 #include <utility>
 #include <vector>
 
 namespace {
 
-namespace fs = std::filesystem;
 using mapio::errc;
 using mapio::mapping;
 using mapio::open_options;
 using support::code_of;
 using support::page;
-using support::pattern;
+using support::publish_test;
 
 constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
-
-class publish_test : public testing::Test {
- protected:
-  /// A file of which nothing is dirty.
-  mapping clean(std::uint64_t size, const open_options& options = support::read_write()) {
-    support::write_file(path_, pattern(size));
-    mapping m(path_, options);
-    m.flush();
-    return m;
-  }
-  std::uint64_t syncs_of_flush(mapping& m) {
-    const std::uint64_t before = m.stats().syncs;
-    m.flush();
-    return m.stats().syncs - before;
-  }
-
-  support::temp_dir dir_;
-  const fs::path path_ = dir_ / "file";
-};
 
 TEST_F(publish_test, makes_foreign_stores_count_for_the_next_flush) {
   mapping m = clean(8 * page());
@@ -69,55 +46,6 @@ TEST_F(publish_test, covers_stores_through_a_pointer_of_a_region_that_is_gone) {
   raw[7] = std::byte{1};
   m.publish(7, 1);
   EXPECT_EQ(syncs_of_flush(m), 1U);
-}
-
-TEST_F(publish_test, tells_watchers_at_once_and_only_once) {
-  mapping m = clean(4 * page());
-  support::modification_watch watch(path_);
-  m.publish(0, 1);
-  EXPECT_EQ(watch.modifications(), 1);
-  m.flush();
-  EXPECT_EQ(watch.modifications(), 0);
-}
-
-TEST_F(publish_test, leaves_it_to_the_flush_to_tell_of_what_mapio_stored) {
-  open_options options = support::read_write();
-  options.writes = mapio::write_path::mapped;
-  mapping m = clean(4 * page(), options);
-  support::modification_watch watch(path_);
-  m.update_region(0, asio::buffer("x", 1));
-  m.publish(page(), 1);
-  EXPECT_EQ(watch.modifications(), 1);
-  m.flush();
-  EXPECT_EQ(watch.modifications(), 1);
-}
-
-TEST_F(publish_test, tells_nobody_where_announcing_is_off) {
-  open_options options = support::read_write();
-  options.announce = false;
-  mapping m = clean(4 * page(), options);
-  support::modification_watch watch(path_);
-  m.publish(0, m.size());
-  m.flush();
-  EXPECT_EQ(watch.modifications(), 0);
-}
-
-TEST_F(publish_test, of_nothing_does_nothing) {
-  mapping m = clean(4 * page());
-  support::modification_watch watch(path_);
-  m.publish(0, 0);
-  m.publish(4 * page(), 0);
-  EXPECT_EQ(m.pending_bytes(), 0U);
-  EXPECT_EQ(watch.modifications(), 0);
-}
-
-TEST_F(publish_test, of_a_private_mapping_does_nothing) {
-  mapping m = clean(4 * page(), support::copy_on_write());
-  support::modification_watch watch(path_);
-  m.publish(0, m.size());
-  EXPECT_EQ(m.pending_bytes(), 0U);
-  EXPECT_EQ(watch.modifications(), 0);
-  EXPECT_EQ(code_of([&] { m.publish(4 * page(), 1); }), errc::out_of_range);
 }
 
 TEST_F(publish_test, refuses_what_is_not_there_and_what_may_not_be_written) {
@@ -150,34 +78,6 @@ TEST_F(publish_test, counts_for_the_interval_policy) {
   m.publish(0, 1);
   EXPECT_TRUE(support::eventually(
       [&] { return m.stats().policy_flushes > before && m.pending_bytes() == 0; }));
-}
-
-TEST_F(publish_test, of_what_a_failed_sync_may_have_lost_promises_nothing) {
-  faults::failing_syncs syncs;
-  const bool possible = syncs.run([&] {
-    mapping m = clean(8 * page());
-    const support::foreign_mapping other(path_, 8 * page());
-    other.data()[3 * page()] = 'x';  // gone, for all that is known, when it is published
-    m.update_region(0, asio::buffer("x", 1));
-    syncs.fail_next(1);
-    std::error_code ec;
-    m.flush(ec);
-    ASSERT_TRUE(ec);
-    m.publish(3 * page(), 1, ec);
-    EXPECT_EQ(ec, errc::flush_failed);
-    m.clear_flush_error();
-    m.flush_range(3 * page(), 1, ec);
-    EXPECT_EQ(ec, errc::flush_failed);
-
-    m.clear_flush_error();
-    other.data()[3 * page()] = 'y';
-    m.publish(3 * page(), 1);
-    m.flush_range(3 * page(), 1, ec);
-    EXPECT_FALSE(ec) << ec.message();
-    m.flush_range(0, 1, ec);
-    EXPECT_EQ(ec, errc::flush_failed) << "that was not stored again";
-  });
-  if (!possible) GTEST_SKIP() << "seccomp does not let us fail system calls";
 }
 
 }  // namespace

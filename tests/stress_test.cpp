@@ -41,9 +41,6 @@
 #include <utility>
 #include <vector>
 
-#include <fcntl.h>
-#include <sys/mman.h>
-
 namespace {
 
 namespace fs = std::filesystem;
@@ -290,8 +287,7 @@ class random_cancellations {
     if (any(4) != 0) return;
     // Cold again, as far as it is clean.
     const mapio::region all = cold_map_.view(0, cold_map_.size());
-    ::madvise(const_cast<std::byte*>(all.data()), all.size(), MADV_DONTNEED);
-    ::posix_fadvise(cold_map_.native_handle(), 0, 0, POSIX_FADV_DONTNEED);
+    support::forget_pages(all.data(), all.size(), cold_map_.native_handle());
   }
 
   /// Does some things at once, and lets handlers run before the next.

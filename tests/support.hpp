@@ -1,9 +1,10 @@
 #ifndef MAPIO_TESTS_SUPPORT_HPP
 #define MAPIO_TESTS_SUPPORT_HPP
 
-// What several test programs share: scratch folders, files with known bytes, children, a watchdog
-// for tests that hang, and running a coroutine to its end.
+// What several test programs share: scratch folders, files with known bytes, processes that have
+// done nothing before, a watchdog for tests that hang, and running a coroutine to its end.
 
+#include "os.hpp"
 #include "sanitizers.hpp"
 
 #include <mapio/mapio.hpp>
@@ -17,22 +18,17 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <array>
-#include <cerrno>
 #include <chrono>
-#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <exception>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <memory>
-#include <ostream>
-#include <set>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -40,20 +36,8 @@
 #include <thread>
 #include <utility>
 
-#include <fcntl.h>
-#include <grp.h>
-#include <linux/magic.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/uio.h>
-#include <sys/vfs.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 namespace support {
 
-namespace fs = std::filesystem;
 using namespace std::chrono_literals;
 
 /// How long anything may take before a test gives up on it; never the time that a test waits on
@@ -71,21 +55,14 @@ class watchdog : public testing::EmptyTestEventListener {
   // Below what ctest allows, with and without a sanitizer.
   static constexpr unsigned seconds = under_tsan || under_asan ? 500 : 200;
 
-  static void arm() {
-    std::signal(SIGALRM, [](int) {
-      static constexpr char message[] = "\nwatchdog: the test hangs\n";
-      static_cast<void>(!::write(STDERR_FILENO, message, sizeof message - 1));
-      ::_exit(124);
-    });
-    ::alarm(seconds);
-  }
+  static void arm() { arm_watchdog(seconds); }
 
  private:
   void OnTestStart(const testing::TestInfo&) override {
     arm();
   }  // NOLINT(readability-identifier-naming)
   void OnTestEnd(const testing::TestInfo&) override {
-    ::alarm(0);
+    disarm_watchdog();
   }  // NOLINT(readability-identifier-naming)
 };
 
@@ -97,12 +74,8 @@ inline const bool watchdog_installed = [] {
 /// A folder that goes away with its content.
 class temp_dir {
  public:
-  explicit temp_dir(const fs::path& parent = fs::temp_directory_path()) {
-    std::string name = (parent / "mapio-test-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr)
-      throw std::system_error(errno, std::system_category(), "mkdtemp " + name);
-    path_ = name;
-  }
+  explicit temp_dir(const fs::path& parent = fs::temp_directory_path())
+      : path_(make_unique_folder(parent)) {}
   temp_dir(const temp_dir&) = delete;
   temp_dir& operator=(const temp_dir&) = delete;
   ~temp_dir() {
@@ -116,48 +89,6 @@ class temp_dir {
  private:
   fs::path path_;
 };
-
-/// A file descriptor that is closed at the end.
-class unique_fd {
- public:
-  explicit unique_fd(int fd = -1) noexcept : fd_(fd) {}
-  unique_fd(unique_fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  unique_fd& operator=(unique_fd&& other) noexcept {
-    reset(std::exchange(other.fd_, -1));
-    return *this;
-  }
-  ~unique_fd() { reset(); }
-
-  int get() const noexcept { return fd_; }
-  int release() noexcept { return std::exchange(fd_, -1); }
-  void reset(int fd = -1) noexcept {
-    if (fd_ >= 0) ::close(fd_);
-    fd_ = fd;
-  }
-
- private:
-  int fd_;
-};
-
-inline unique_fd open_fd(const fs::path& path, int flags, mode_t mode = 0600) {
-  unique_fd fd(::open(path.c_str(), flags | O_CLOEXEC, mode));
-  if (fd.get() < 0) throw std::system_error(errno, std::system_category(), path.string());
-  return fd;
-}
-
-inline bool is_open_descriptor(int fd) {
-  return ::fcntl(fd, F_GETFD) != -1;
-}
-
-/// The numbers of all open file descriptors of this process.
-inline std::set<int> open_descriptors() {
-  std::set<int> numbers;
-  for (const auto& entry : fs::directory_iterator("/proc/self/fd"))
-    numbers.insert(std::stoi(entry.path().filename().string()));
-  // The iterator had one of its own, which is closed by now.
-  std::erase_if(numbers, [](int fd) { return !is_open_descriptor(fd); });
-  return numbers;
-}
 
 /// Bytes that are never zero and differ from place to place, so that shifted or missing data shows.
 inline std::string pattern(std::size_t size, std::uint64_t seed = 1) {
@@ -205,79 +136,6 @@ inline testing::AssertionResult same(std::string_view actual, std::string_view e
          << actual.size() << " bytes instead of " << expected.size();
 }
 
-/// Cuts or extends a file behind the library's back.
-inline void truncate_file(const fs::path& path, std::uint64_t size) {
-  if (::truncate(path.c_str(), static_cast<off_t>(size)) != 0)
-    throw std::system_error(errno, std::system_category(), "truncate");
-}
-
-/// Writes a file out and throws its pages out of memory; false where the file system cannot.
-inline bool evict(const fs::path& path) {
-  const unique_fd fd = open_fd(path, O_RDONLY);
-  struct statfs what {};
-  if (::fstatfs(fd.get(), &what) != 0 || what.f_type == TMPFS_MAGIC) return false;
-  return ::fsync(fd.get()) == 0 && ::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED) == 0;
-}
-
-/// Tells whether reading without waiting works, and so whether residency can be found out without
-/// mincore: not on tmpfs, and not on an overlay.
-inline bool tells_cached_pages(const fs::path& path) {
-  const unique_fd fd = open_fd(path, O_RDONLY);
-  char byte = 0;
-  const iovec vector{&byte, 1};
-  return ::pread(fd.get(), &byte, 1, 0) == 1 && ::preadv2(fd.get(), &vector, 1, 0, RWF_NOWAIT) == 1;
-}
-
-/// How many pages of a file the disk does not have yet, by cachestat, which sees none before Linux
-/// 6.5, and on an overlay.
-inline std::uint64_t unwritten_pages(const fs::path& path) {
-  constexpr long cachestat = 451;
-  const unique_fd fd = open_fd(path, O_RDWR);
-  const std::array<std::uint64_t, 2> all{0, 0};
-  std::array<std::uint64_t, 5> counts{};
-  const bool told = ::syscall(cachestat, fd.get(), all.data(), counts.data(), 0) == 0;
-  return told ? counts[1] + counts[2] : 0;  // dirty, and being written
-}
-
-/// Tells whether cachestat sees the dirty pages of a file that has some.
-inline bool tells_dirty_pages(const fs::path& path) {
-  return unwritten_pages(path) != 0;
-}
-
-/// A second, independent MAP_SHARED mapping of a file: what another program would have.
-class foreign_mapping {
- public:
-  foreign_mapping(const fs::path& path, std::size_t length, int protection = PROT_READ | PROT_WRITE)
-      : length_(length) {
-    const unique_fd fd = open_fd(path, (protection & PROT_WRITE) != 0 ? O_RDWR : O_RDONLY);
-    void* at = ::mmap(nullptr, length, protection, MAP_SHARED, fd.get(), 0);
-    if (at == MAP_FAILED) throw std::system_error(errno, std::system_category(), "mmap");
-    data_ = static_cast<char*>(at);
-  }
-  foreign_mapping(const foreign_mapping&) = delete;
-  foreign_mapping& operator=(const foreign_mapping&) = delete;
-  ~foreign_mapping() { ::munmap(data_, length_); }
-
-  char* data() const noexcept { return data_; }
-  std::size_t size() const noexcept { return length_; }
-
- private:
-  char* data_ = nullptr;
-  std::size_t length_;
-};
-
-/// Counts the mappings of this file in this process.
-inline int count_mappings(const fs::path& path) {
-  std::ifstream maps("/proc/self/maps");
-  int count = 0;
-  for (std::string line; std::getline(maps, line);)
-    if (line.find(path.string()) != std::string::npos) ++count;
-  return count;
-}
-inline bool is_mapped(const fs::path& path) {
-  return count_mappings(path) != 0;
-}
-
 /// Waits for something that another thread is about to bring about; false if it never comes.
 template <class Condition>
 bool eventually(Condition condition, std::chrono::seconds limit = patience) {
@@ -296,16 +154,13 @@ inline constexpr bool locks_work = !under_asan && !under_tsan;
 /// elsewhere is gone.
 inline void expect_locked(std::uint64_t bytes) {
   if (!locks_work) return;
-  std::uint64_t locked = 0;
+  std::optional<std::uint64_t> locked = locked_bytes();
+  if (!locked) return;
   const bool is_so = eventually([&] {
-    std::ifstream status("/proc/self/status");
-    std::string line;
-    while (std::getline(status, line) && !line.starts_with("VmLck:")) {
-    }
-    locked = 1024 * std::stoull(line.substr(6));
+    locked = locked_bytes();
     return locked == bytes;
   });
-  EXPECT_TRUE(is_so) << locked << " bytes are locked, not " << bytes;
+  EXPECT_TRUE(is_so) << *locked << " bytes are locked, not " << bytes;
 }
 
 /// The code of the std::system_error that `body` throws; no error if it throws nothing.
@@ -317,29 +172,6 @@ std::error_code code_of(Body&& body) {
     return e.code();
   }
   return {};
-}
-
-/// How a child process ended.
-struct child_end {
-  int status = 0;
-
-  bool exited_with(int code) const { return WIFEXITED(status) && WEXITSTATUS(status) == code; }
-  bool ok() const { return exited_with(0); }
-  bool killed_by(int signal) const { return WIFSIGNALED(status) && WTERMSIG(status) == signal; }
-
-  friend std::ostream& operator<<(std::ostream& out, const child_end& end) {
-    if (WIFSIGNALED(end.status)) return out << "killed by signal " << WTERMSIG(end.status);
-    return out << "exit status " << WEXITSTATUS(end.status);
-  }
-};
-
-inline child_end wait_for_child(pid_t pid) {
-  child_end end;
-  pid_t got = -1;
-  while ((got = ::waitpid(pid, &end.status, 0)) == -1 && errno == EINTR) {
-  }
-  if (got != pid) throw std::system_error(errno, std::system_category(), "waitpid");
-  return end;
 }
 
 /// Runs `body` and ends the process; its status is 1 if an expectation failed.
@@ -356,70 +188,7 @@ template <class Body>
   }
   std::cout.flush();
   std::fflush(nullptr);
-  ::_exit(code);
-}
-
-/// Runs `body` in a forked child, which never returns.
-template <class Body>
-pid_t start_child(Body body) {
-  std::cout.flush();
-  std::fflush(nullptr);
-  const pid_t pid = ::fork();
-  if (pid == -1) throw std::system_error(errno, std::system_category(), "fork");
-  if (pid == 0) run_and_exit(std::move(body));
-  return pid;
-}
-
-template <class Body>
-child_end in_child(Body body) {
-  return wait_for_child(start_child(std::move(body)));
-}
-
-/// Gives up all that distinguishes root from others; for children.
-inline void become_nobody() {
-  constexpr uid_t nobody = 65534;
-  if (::setgroups(0, nullptr) != 0 || ::setresgid(nobody, nobody, nobody) != 0 ||
-      ::setresuid(nobody, nobody, nobody) != 0)
-    throw std::system_error(errno, std::system_category(), "setresuid");
-}
-
-/// Runs `body` in a new process that has done nothing before: this program once more, with only the
-/// current test, which comes here again and goes no further. Once per test.
-template <class Body>
-child_end in_fresh_process(Body body) {
-  static constexpr const char* marker = "MAPIO_TEST_FRESH_PROCESS";
-  if (std::getenv(marker) != nullptr) run_and_exit(std::move(body));
-  const auto* const info = testing::UnitTest::GetInstance()->current_test_info();
-  const std::string filter =
-      std::string("--gtest_filter=") + info->test_suite_name() + "." + info->name();
-  std::cout.flush();
-  std::fflush(nullptr);
-  const pid_t pid = ::fork();
-  if (pid == -1) throw std::system_error(errno, std::system_category(), "fork");
-  if (pid == 0) {
-    ::setenv(marker, "1", 1);
-    ::execl("/proc/self/exe", "test", filter.c_str(), "--gtest_brief=1",
-            static_cast<char*>(nullptr));
-    ::_exit(126);
-  }
-  return wait_for_child(pid);
-}
-
-/// Runs `body` where permissions count: in a child without privileges if this is root. The folder
-/// must let it in.
-template <class Body>
-void as_ordinary_user(Body body) {
-  if (::geteuid() != 0) {
-    body();
-    return;
-  }
-  const child_end end = in_child([&] {
-    constexpr unsigned nobody = 65534;
-    if (::setresgid(nobody, nobody, nobody) != 0 || ::setresuid(nobody, nobody, nobody) != 0)
-      throw std::system_error(errno, std::system_category(), "setresuid");
-    body();
-  });
-  EXPECT_TRUE(end.ok()) << end;
+  std::_Exit(code);
 }
 
 /// Sets or unsets a variable of the environment until the end of the scope.
@@ -437,17 +206,27 @@ class scoped_environment {
   ~scoped_environment() { set(had_ ? before_.c_str() : nullptr); }
 
  private:
-  void set(const char* value) {
-    if (value != nullptr)
-      ::setenv(name_.c_str(), value, 1);
-    else
-      ::unsetenv(name_.c_str());
-  }
+  void set(const char* value) { set_environment(name_, value); }
 
   std::string name_;
   bool had_ = false;
   std::string before_;
 };
+
+/// Runs `body` in a new process that has done nothing before: this program once more, with only the
+/// current test, which comes here again and goes no further. Once per test.
+template <class Body>
+child_end in_fresh_process(Body body) {
+  static constexpr const char* marker = "MAPIO_TEST_FRESH_PROCESS";
+  if (std::getenv(marker) != nullptr) run_and_exit(std::move(body));
+  const auto* const info = testing::UnitTest::GetInstance()->current_test_info();
+  const std::string filter =
+      std::string("--gtest_filter=") + info->test_suite_name() + "." + info->name();
+  std::cout.flush();
+  std::fflush(nullptr);
+  const scoped_environment marked(marker, "1");
+  return child_process(this_program(), {filter, "--gtest_brief=1"}).wait();
+}
 
 // --- options that tests use again and again
 // ---------------------------------------------------------

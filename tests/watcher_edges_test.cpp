@@ -1,9 +1,9 @@
-// What is watched at the edges: files that are mapped, odd paths, other kinds of files, limits, and
-// whatever is done to a few files.
+// What is watched at the edges: files that are mapped, odd paths, and whatever is done to a few
+// files.
 #include <mapio/watcher.hpp>
 
 #include "support.hpp"
-#include "watching_support.hpp"
+#include "watcher_fixture.hpp"
 
 #include <mapio/mapped_file.hpp>
 
@@ -26,84 +26,10 @@
 #include <utility>
 #include <vector>
 
-#include <sched.h>
-#include <sys/mount.h>
-#include <unistd.h>
-
 namespace {
 
-namespace fs = std::filesystem;
-using namespace std::chrono_literals;
-using mapio::change_event;
-using mapio::change_kind;
-using mapio::errc;
+using namespace watching;
 using mapio::mapped_file;
-using mapio::watch_options;
-using mapio::watcher;
-using support::missing;
-using support::recursive;
-using support::write_file;
-
-/// Takes everything that a watcher tells.
-class listener {
- public:
-  listener(asio::io_context& io, watcher& changes) : io_(io), changes_(changes) {}
-  listener(const listener&) = delete;
-  listener& operator=(const listener&) = delete;
-  ~listener() { stop(); }
-
-  void listen() {
-    if (std::exchange(is_listening_, true)) return;
-    changes_.next([this](std::error_code error, change_event event) {
-      is_listening_ = false;
-      if (error) return;
-      seen.push_back(std::move(event));
-      if (!is_stopping_) listen();
-    });
-  }
-  void stop() {
-    is_stopping_ = true;
-    changes_.cancel();
-    EXPECT_TRUE(support::run_until(io_, [&] { return !is_listening_; }));
-    is_stopping_ = false;
-  }
-  template <class Condition>
-  bool wait_until(Condition condition) {
-    listen();
-    return support::run_until(io_, condition);
-  }
-  bool wait_for(change_kind kind, const fs::path& path) {
-    return wait_until([&] { return has_seen(kind, path); });
-  }
-  bool has_seen(change_kind kind, const fs::path& path) const {
-    return std::any_of(seen.begin(), seen.end(), [&](const change_event& event) {
-      return event.kind == kind && event.path == path;
-    });
-  }
-
-  std::vector<change_event> seen;
-
- private:
-  asio::io_context& io_;
-  watcher& changes_;
-  bool is_listening_ = false;
-  bool is_stopping_ = false;
-};
-
-class watcher_edges : public testing::Test {
- protected:
-  ~watcher_edges() override { fs::current_path(working_folder_); }
-
-  void shell(const std::string& command) { support::shell_in(dir_.path(), command); }
-
-  const fs::path working_folder_ = fs::current_path();
-  support::temp_dir dir_;
-  support::temp_dir other_dir_;
-  const fs::path file_ = dir_ / "f";
-  asio::io_context io_;
-  watcher changes_{io_};
-  listener all_{io_, changes_};
-};
 
 // --- files that are mapped
 // ------------------------------------------------------------------------------------------------
@@ -196,91 +122,6 @@ TEST_F(watcher_edges, are_watched_whatever_bytes_are_in_a_name) {
             std::errc::filename_too_long);
 }
 
-TEST_F(watcher_edges, follow_links_that_lead_nowhere_for_a_while) {
-  shell("ln -s b a; ln -s a b; echo text > f");
-  EXPECT_EQ(support::code_of([&] { changes_.add(dir_ / "a"); }),
-            std::errc::too_many_symbolic_link_levels);
-  changes_.add(file_);
-  shell("rm f; ln -s a f");
-  EXPECT_TRUE(all_.wait_for(change_kind::removed, file_));
-  shell("rm b; echo text > b");
-  EXPECT_TRUE(all_.wait_for(change_kind::created, file_));
-  shell("echo more >> b");
-  EXPECT_TRUE(all_.wait_for(change_kind::modified, file_));
-}
-
-TEST_F(watcher_edges, tell_that_a_folder_is_gone_where_its_name_leads_to_a_file) {
-  shell("mkdir d; echo text > d/x; echo text > file; ln -s d link; ln -s file new");
-  changes_.add(dir_ / "link", recursive());
-  shell("mv -T new link");
-  EXPECT_TRUE(all_.wait_for(change_kind::created, dir_ / "link"));
-  ASSERT_EQ(all_.seen.size(), 2U);
-  EXPECT_EQ(all_.seen[0].kind, change_kind::removed) << "with all that was in it";
-  shell("ln -s d new; mv -T new link");
-  EXPECT_TRUE(all_.wait_for(change_kind::created, dir_ / "link" / "x"));
-}
-
-// --- where the OS does not tell
-// ------------------------------------------------------------------------------------------------
-
-TEST_F(watcher_edges, poll_a_file_system_in_a_tree_that_does_not_tell) {
-  const auto end = support::in_fresh_process([&] {
-    shell("mkdir -p top/s");
-    const fs::path folder = dir_ / "top" / "s";
-    if (::unshare(CLONE_NEWNS) != 0 ||
-        ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-        ::mount("/sys/kernel/mm", folder.c_str(), nullptr, MS_BIND, nullptr) != 0)
-      return;
-    asio::io_context io;
-    watcher changes(io);
-    listener all(io, changes);
-    changes.add(dir_ / "top", recursive());
-    // Found on a worker.
-    EXPECT_TRUE(all.wait_until([&] {
-      write_file(dir_ / "top" / "f", "text");
-      const auto reasons = changes.fallbacks();
-      return std::any_of(reasons.begin(), reasons.end(), [&](const auto& fallback) {
-        return fallback.path == folder && fallback.reason == errc::unsupported;
-      });
-    }));
-    EXPECT_EQ(changes.fallbacks().size(), 1U) << "it speaks for what is in it";
-  });
-  EXPECT_TRUE(end.ok()) << end;
-}
-
-TEST_F(watcher_edges, let_go_of_a_folder_though_another_one_may_not_be_watched) {
-  const auto end = support::in_fresh_process([&] {
-    // What this process may watch is limited by its own rules then.
-    const auto write_to = [](const char* path, const std::string& text) {
-      std::ofstream out(path);
-      out << text << std::flush;
-      return static_cast<bool>(out);
-    };
-    const auto uid = std::to_string(::getuid());
-    const auto gid = std::to_string(::getgid());
-    if (::unshare(CLONE_NEWUSER) != 0) return;
-    write_to("/proc/self/setgroups", "deny");
-    if (!write_to("/proc/self/uid_map", "0 " + uid + " 1") ||
-        !write_to("/proc/self/gid_map", "0 " + gid + " 1"))
-      return;
-    shell("mkdir a b; ln -s a link; ln -s b new");
-    const fs::path link = dir_ / "link";
-    asio::io_context io;
-    watcher changes(io);
-    listener all(io, changes);
-    changes.add(link);
-    write_file(dir_ / "a" / "x", "");
-    ASSERT_TRUE(all.wait_for(change_kind::created, link / "x"));
-    if (!write_to("/proc/sys/user/max_inotify_watches", "1")) return;
-    shell("mv -T new link");
-    ASSERT_TRUE(all.wait_for(change_kind::replaced, link));
-    shell("echo > a/wrong; echo > b/right");
-    EXPECT_TRUE(all.wait_for(change_kind::created, link / "right"));
-    EXPECT_FALSE(all.has_seen(change_kind::created, link / "wrong"));
-  });
-  EXPECT_TRUE(end.ok()) << end;
-}
-
 // --- without sizes
 // ------------------------------------------------------------------------------------------------
 
@@ -327,7 +168,8 @@ TEST_F(watcher_without_sizes, tells_what_happened_to_a_file) {
   shell("truncate -s 2 f");
   expect_next(change_kind::modified, file_);
   write_file(other_dir_ / "f", "another");
-  shell("cp '" + (other_dir_ / "f").string() + "' new; mv new f");
+  fs::copy_file(other_dir_ / "f", dir_ / "new");
+  shell("mv new f");
   expect_next(change_kind::replaced, file_, 7);
   shell("echo text >> f");
   expect_next(change_kind::modified, file_);
@@ -391,7 +233,7 @@ class random_changes {
       fs::rename(file, other, ignored);
       return;
     case 3:
-      static_cast<void>(!::truncate(file.c_str(), static_cast<off_t>(below(6))));
+      fs::resize_file(file, below(6), ignored);
       return;
     case 4:
       fs::rename(some_folder(), some_folder(), ignored);

@@ -4,7 +4,7 @@
 // File systems in memory: a place to mount them that vanishes with the process, images, loop
 // devices, mounts. What the machine does not allow is reported as `unavailable`.
 
-#include "../support.hpp"
+#include "../linux/linux_support.hpp"
 
 #include <cstdint>
 #include <filesystem>

@@ -4,7 +4,7 @@
 // A file system by FUSE, served by a program of its own: a process that ends cannot wait for a file
 // system that waits for one of its threads.
 
-#include "../support.hpp"
+#include "../linux/linux_support.hpp"
 
 #include <cerrno>
 #include <csignal>

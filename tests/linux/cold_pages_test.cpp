@@ -4,8 +4,8 @@
 #include <mapio/mapped_file.hpp>
 
 #include "faults/syscall_gate.hpp"
+#include "linux/linux_support.hpp"
 #include "mapped_file_fixture.hpp"
-#include "support.hpp"
 
 #include <mapio/backend.hpp>
 

@@ -6,6 +6,7 @@
 #include <mapio/mapped_file.hpp>
 
 #include "faults/waiting_calls.hpp"
+#include "linux/linux_support.hpp"
 #include "mapped_file_fixture.hpp"
 
 #include <asio/bind_cancellation_slot.hpp>

@@ -1,0 +1,136 @@
+#include "file_changes.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+#include <stdexcept>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <windows.h>
+
+namespace support {
+
+namespace fs = std::filesystem;
+
+// A read is outstanding for each of them.
+const bool notices_of_all_folders_come_in_order = false;
+
+namespace {
+
+void expect_success(bool has_succeeded, const std::string& what) {
+  if (!has_succeeded)
+    throw std::system_error(static_cast<int>(::GetLastError()), std::system_category(), what);
+}
+
+/// One command of a shell.
+class command {
+ public:
+  command(const fs::path& folder, const std::string& line) : folder_(folder) {
+    std::istringstream text(line);
+    words_.assign(std::istream_iterator<std::string>(text), {});
+    const auto arrow = std::find_if(words_.begin(), words_.end(), [](const std::string& word) {
+      return word == ">" || word == ">>";
+    });
+    if (arrow == words_.end()) return;
+    appends_ = *arrow == ">>";
+    output_ = folder_ / *std::next(arrow);
+    words_.erase(arrow, words_.end());
+  }
+
+  void run() const {
+    const std::string verb = words_.at(0);
+    const bool has_option = words_.size() > 1 && words_[1].starts_with('-');
+    std::vector<fs::path> names;
+    for (std::size_t i = has_option ? 2 : 1; i < words_.size(); ++i)
+      names.push_back(folder_ / words_[i]);
+    if (verb == "echo") return write(text() + '\n');
+    if (verb == ":") return write("");
+    if (verb == "mv") return fs::rename(names.at(0), names.at(1));
+    if (verb == "cp") return copy(names.at(0), names.at(1));
+    if (verb == "truncate") return fs::resize_file(names.at(1), std::stoull(words_.at(2)));
+    for (const fs::path& name : names)
+      run(verb, has_option, name);
+  }
+
+ private:
+  static void run(const std::string& verb, bool has_option, const fs::path& name) {
+    if (verb == "mkdir" && has_option)
+      fs::create_directories(name);
+    else if (verb == "mkdir")
+      expect_success(::CreateDirectoryW(name.c_str(), nullptr) != FALSE, "mkdir");
+    else if (verb == "rmdir")
+      expect_success(::RemoveDirectoryW(name.c_str()) != FALSE, "rmdir");
+    else if (verb == "rm" && has_option)
+      fs::remove_all(name);
+    else if (verb == "rm")
+      expect_success(::DeleteFileW(name.c_str()) != FALSE, "rm");
+    else
+      throw std::invalid_argument(verb);
+  }
+  std::string text() const {
+    std::string all;
+    for (std::size_t i = 1; i < words_.size(); ++i)
+      all += (i == 1 ? "" : " ") + words_[i];
+    return all;
+  }
+  static void copy(const fs::path& from, const fs::path& to) {
+    std::ifstream in(from, std::ios::binary);
+    std::ofstream(to, std::ios::binary) << in.rdbuf();
+  }
+  void write(const std::string& text) const {
+    std::ofstream out(output_, std::ios::binary | (appends_ ? std::ios::app : std::ios::trunc));
+    out << text << std::flush;
+    if (!out) throw std::runtime_error("nothing can be written");
+  }
+
+  const fs::path folder_;
+  std::vector<std::string> words_;
+  fs::path output_;
+  bool appends_ = false;
+};
+
+}  // namespace
+
+void run_commands(const fs::path& folder, const std::string& commands) {
+  std::istringstream lines(commands);
+  for (std::string line; std::getline(lines, line, ';');) {
+    try {
+      command(folder, line).run();
+    } catch (const std::exception& error) {
+      ADD_FAILURE() << line << ": " << error.what();
+    }
+  }
+}
+
+void change_metadata(const fs::path& file) {
+  // Nobody could write to it with an attribute that makes a difference.
+  const DWORD attributes = ::GetFileAttributesW(file.c_str());
+  EXPECT_NE(::SetFileAttributesW(file.c_str(), attributes | FILE_ATTRIBUTE_READONLY), FALSE);
+  EXPECT_NE(::SetFileAttributesW(file.c_str(), attributes), FALSE);
+}
+
+bool exchange(const fs::path&, const fs::path&) {
+  return false;
+}
+
+void overflow_notices(const fs::path& first, const fs::path& second) {
+  // More than the buffers of a folder's handle hold, here and in the kernel.
+  constexpr int enough = 2000;
+  for (const fs::path& folder : {first.parent_path(), second.parent_path()})
+    for (int i = 0; i < enough; ++i) {
+      const fs::path name = folder / ("passing-" + std::to_string(i));
+      std::ofstream(name) << "text";
+      fs::remove(name);
+    }
+}
+
+std::uint64_t resident_memory() {
+  return 0;
+}
+
+}  // namespace support

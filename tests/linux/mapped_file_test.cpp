@@ -1,0 +1,134 @@
+// What of mapped_file_test.cpp is about Linux.
+
+#include <mapio/mapped_file.hpp>
+
+#include "linux/linux_support.hpp"
+#include "mapped_file_fixture.hpp"
+
+#include <asio/any_io_executor.hpp>
+#include <asio/awaitable.hpp>
+#include <asio/buffer.hpp>
+#include <asio/experimental/awaitable_operators.hpp>
+#include <asio/io_context.hpp>
+#include <asio/this_coro.hpp>
+#include <asio/use_awaitable.hpp>
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include <sys/stat.h>
+
+namespace {
+
+namespace fs = std::filesystem;
+using namespace asio::experimental::awaitable_operators;
+using mapio::disposition;
+using mapio::errc;
+using mapio::mapped_file;
+using mapio::open_options;
+using support::creating;
+using support::mapped_file_test;
+using support::outcome;
+using support::page;
+using support::pattern;
+using support::read_file;
+using support::read_only;
+using support::read_write;
+using support::write_file;
+
+constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
+
+using mapped_file_open = mapped_file_test;
+using mapped_file_update = mapped_file_test;
+using mapped_file_read = mapped_file_test;
+
+TEST_F(mapped_file_open, reports_what_the_blocking_one_reports) {
+  write_file(path_, "x");
+  const auto fifo = dir_ / "fifo";
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+  fs::create_symlink(path_, dir_ / "link");
+  open_options no_links;
+  no_links.follow_symlinks = false;
+  open_options contradiction;
+  contradiction.create = disposition::create_or_truncate;
+  struct attempt {
+    fs::path path;
+    open_options options;
+    std::errc expected;
+  };
+  const std::vector<attempt> attempts{
+      {dir_ / "missing", read_only(), std::errc::no_such_file_or_directory},
+      {dir_ / "missing", read_write(), std::errc::no_such_file_or_directory},
+      {"", read_only(), std::errc::no_such_file_or_directory},
+      {dir_.path(), read_only(), std::errc::is_a_directory},
+      {dir_.path(), creating(1), std::errc::is_a_directory},
+      {path_ / "below", read_only(), std::errc::not_a_directory},
+      {fifo, read_only(), std::errc::no_such_device},
+      {fifo, read_write(), std::errc::no_such_device},
+      {"/dev/null", read_write(), std::errc::no_such_device},
+      {dir_ / std::string(300, 'n'), creating(1), std::errc::filename_too_long},
+      {dir_ / "link", no_links, std::errc::too_many_symbolic_link_levels},
+      {path_, contradiction, std::errc::invalid_argument},
+      {path_, creating(1, disposition::create_new), std::errc::file_exists},
+      {path_, creating(most), std::errc::file_too_large},
+  };
+  for (const auto& a : attempts) {
+    SCOPED_TRACE(a.path.string());
+    outcome o;
+    mapped_file file(io_);
+    file.open(a.path, a.options, o.handler());
+    finish(o);
+    EXPECT_EQ(o.error, a.expected) << o.error.message();
+    EXPECT_FALSE(file.is_open());
+  }
+  EXPECT_EQ(read_file(path_), "x");
+}
+
+TEST_F(mapped_file_update, of_a_page_that_is_known_to_be_dirty_is_stored_at_once) {
+  mapped_file file = created(page());
+  run([&]() -> work {
+    for (int i = 0; i < 10; ++i)
+      co_await file.update_region(0, asio::buffer("x", 1));
+  });
+  if (!support::tells_dirty_pages(path_)) GTEST_SKIP() << "nothing tells what a store would cost";
+  EXPECT_GE(file.stats().stores, 1U);
+}
+
+// mincore says of a file that one could not write to that all of it is in memory.
+TEST_F(mapped_file_read, of_a_cold_file_of_somebody_else_goes_off_the_loop) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can become somebody else";
+  write_file(path_, pattern(256 * page()));
+  fs::permissions(dir_.path(), fs::perms(0755));
+  fs::permissions(path_, fs::perms(0644));
+  if (!support::tells_cached_pages(path_)) GTEST_SKIP() << "nothing tells what is in memory";
+  if (!support::evict(path_)) GTEST_SKIP() << "this file system does not let go of its pages";
+  const auto end = support::in_child([&] {
+    support::become_nobody();
+    asio::io_context io;
+    mapped_file file(io);
+    support::run_coroutine(io, [&]() -> work {
+      co_await file.open(path_, read_only());
+      std::string read(100, '.');
+      co_await file.read_into(200 * page(), asio::buffer(read));
+      EXPECT_EQ(read, pattern(256 * page()).substr(200 * page(), 100));
+      EXPECT_EQ(file.stats().reads_off_loop, 1U);
+      // The kernel may say once in a while that it would have to wait.
+      for (int i = 0; i < 100 && file.stats().reads_at_once == 0; ++i)
+        co_await file.read_into(200 * page(), asio::buffer(read));
+      EXPECT_EQ(file.stats().reads_at_once, 1U);
+      const auto before = file.stats().reads_off_loop;
+      const mapio::region view = co_await file.view(100 * page(), page());
+      EXPECT_EQ(file.stats().reads_off_loop, before + 1);
+    });
+  });
+  EXPECT_TRUE(end.ok()) << end;
+}
+
+}  // namespace

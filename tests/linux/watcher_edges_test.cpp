@@ -1,0 +1,111 @@
+// What of watcher_edges_test.cpp is about Linux.
+
+#include <mapio/watcher.hpp>
+
+#include "linux/linux_support.hpp"
+#include "watcher_fixture.hpp"
+
+#include <asio/io_context.hpp>
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <system_error>
+
+#include <sched.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+namespace {
+
+using namespace watching;
+
+TEST_F(watcher_edges, follow_links_that_lead_nowhere_for_a_while) {
+  shell("ln -s b a; ln -s a b; echo text > f");
+  EXPECT_EQ(support::code_of([&] { changes_.add(dir_ / "a"); }),
+            std::errc::too_many_symbolic_link_levels);
+  changes_.add(file_);
+  shell("rm f; ln -s a f");
+  EXPECT_TRUE(all_.wait_for(change_kind::removed, file_));
+  shell("rm b; echo text > b");
+  EXPECT_TRUE(all_.wait_for(change_kind::created, file_));
+  shell("echo more >> b");
+  EXPECT_TRUE(all_.wait_for(change_kind::modified, file_));
+}
+
+TEST_F(watcher_edges, tell_that_a_folder_is_gone_where_its_name_leads_to_a_file) {
+  shell("mkdir d; echo text > d/x; echo text > file; ln -s d link; ln -s file new");
+  changes_.add(dir_ / "link", recursive());
+  shell("mv -T new link");
+  EXPECT_TRUE(all_.wait_for(change_kind::created, dir_ / "link"));
+  ASSERT_EQ(all_.seen.size(), 2U);
+  EXPECT_EQ(all_.seen[0].kind, change_kind::removed) << "with all that was in it";
+  shell("ln -s d new; mv -T new link");
+  EXPECT_TRUE(all_.wait_for(change_kind::created, dir_ / "link" / "x"));
+}
+
+// --- where the OS does not tell
+// ------------------------------------------------------------------------------------------------
+
+TEST_F(watcher_edges, poll_a_file_system_in_a_tree_that_does_not_tell) {
+  const auto end = support::in_fresh_process([&] {
+    shell("mkdir -p top/s");
+    const fs::path folder = dir_ / "top" / "s";
+    if (::unshare(CLONE_NEWNS) != 0 ||
+        ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+        ::mount("/sys/kernel/mm", folder.c_str(), nullptr, MS_BIND, nullptr) != 0)
+      return;
+    asio::io_context io;
+    watcher changes(io);
+    listener all(io, changes);
+    changes.add(dir_ / "top", recursive());
+    // Found on a worker.
+    EXPECT_TRUE(all.wait_until([&] {
+      write_file(dir_ / "top" / "f", "text");
+      const auto reasons = changes.fallbacks();
+      return std::any_of(reasons.begin(), reasons.end(), [&](const auto& fallback) {
+        return fallback.path == folder && fallback.reason == errc::unsupported;
+      });
+    }));
+    EXPECT_EQ(changes.fallbacks().size(), 1U) << "it speaks for what is in it";
+  });
+  EXPECT_TRUE(end.ok()) << end;
+}
+
+TEST_F(watcher_edges, let_go_of_a_folder_though_another_one_may_not_be_watched) {
+  const auto end = support::in_fresh_process([&] {
+    // What this process may watch is limited by its own rules then.
+    const auto write_to = [](const char* path, const std::string& text) {
+      std::ofstream out(path);
+      out << text << std::flush;
+      return static_cast<bool>(out);
+    };
+    const auto uid = std::to_string(::getuid());
+    const auto gid = std::to_string(::getgid());
+    if (::unshare(CLONE_NEWUSER) != 0) return;
+    write_to("/proc/self/setgroups", "deny");
+    if (!write_to("/proc/self/uid_map", "0 " + uid + " 1") ||
+        !write_to("/proc/self/gid_map", "0 " + gid + " 1"))
+      return;
+    shell("mkdir a b; ln -s a link; ln -s b new");
+    const fs::path link = dir_ / "link";
+    asio::io_context io;
+    watcher changes(io);
+    listener all(io, changes);
+    changes.add(link);
+    write_file(dir_ / "a" / "x", "");
+    ASSERT_TRUE(all.wait_for(change_kind::created, link / "x"));
+    if (!write_to("/proc/sys/user/max_inotify_watches", "1")) return;
+    shell("mv -T new link");
+    ASSERT_TRUE(all.wait_for(change_kind::replaced, link));
+    shell("echo > a/wrong; echo > b/right");
+    EXPECT_TRUE(all.wait_for(change_kind::created, link / "right"));
+    EXPECT_FALSE(all.has_seen(change_kind::created, link / "wrong"));
+  });
+  EXPECT_TRUE(end.ok()) << end;
+}
+
+}  // namespace
