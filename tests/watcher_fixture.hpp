@@ -117,7 +117,10 @@ class rebuilt_tree {
            folder.end();
   }
   void remove(const fs::path& path) {
-    std::erase_if(files, [&](const auto& f) { return is_in(f.first, path); });
+    // What is in a folder comes right behind it.
+    const auto first = files.lower_bound(path);
+    files.erase(first, std::find_if(first, files.end(),
+                                    [&](const auto& f) { return !is_in(f.first, path); }));
   }
 };
 

@@ -5,13 +5,17 @@
 #include "linux/linux_support.hpp"
 #include "watcher_fixture.hpp"
 
+#include <mapio/mapped_file.hpp>
+
 #include <asio/io_context.hpp>
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <system_error>
 
@@ -22,6 +26,7 @@
 namespace {
 
 using namespace watching;
+using mapio::mapped_file;
 
 TEST_F(watcher_edges, follow_links_that_lead_nowhere_for_a_while) {
   shell("ln -s b a; ln -s a b; echo text > f");
@@ -106,6 +111,84 @@ TEST_F(watcher_edges, let_go_of_a_folder_though_another_one_may_not_be_watched) 
     EXPECT_FALSE(all.has_seen(change_kind::created, link / "wrong"));
   });
   EXPECT_TRUE(end.ok()) << end;
+}
+
+// --- without sizes
+// ------------------------------------------------------------------------------------------------
+
+watch_options without_sizes() {
+  watch_options options;
+  options.sizes = false;
+  return options;
+}
+
+/// Waits for the next event after what came before, which has to be of this kind and without a
+/// size.
+class watcher_without_sizes : public watcher_edges {
+ protected:
+  void expect_next(change_kind kind, const fs::path& path, std::optional<std::uint64_t> size = {}) {
+    ASSERT_TRUE(all_.wait_until([&] { return !all_.seen.empty(); }));
+    EXPECT_EQ(all_.seen.front().kind, kind) << all_.seen.front();
+    EXPECT_EQ(all_.seen.front().path, path);
+    EXPECT_EQ(all_.seen.front().size, size);
+    all_.seen.erase(all_.seen.begin());
+  }
+};
+
+TEST_F(watcher_without_sizes, tells_what_happened_in_a_folder) {
+  changes_.add(dir_.path(), without_sizes());
+  write_file(file_, "");
+  expect_next(change_kind::created, file_, 0);
+  shell("echo text >> f");
+  expect_next(change_kind::modified, file_);
+  shell("truncate -s 2 f");
+  expect_next(change_kind::modified, file_);
+  shell("mv f g");
+  expect_next(change_kind::renamed, dir_ / "g", 2);
+  // It was looked at for that, and is not what was known.
+  expect_next(change_kind::modified, dir_ / "g", 2);
+  shell("rm g");
+  expect_next(change_kind::removed, dir_ / "g");
+}
+
+TEST_F(watcher_without_sizes, tells_what_happened_to_a_file) {
+  write_file(file_, "some text");
+  changes_.add(file_, without_sizes());
+  shell("echo text >> f");
+  expect_next(change_kind::modified, file_);
+  shell("truncate -s 2 f");
+  expect_next(change_kind::modified, file_);
+  write_file(other_dir_ / "f", "another");
+  shell("cp '" + (other_dir_ / "f").string() + "' new; mv new f");
+  expect_next(change_kind::replaced, file_, 7);
+  shell("echo text >> f");
+  expect_next(change_kind::modified, file_);
+  shell("rm f");
+  expect_next(change_kind::removed, file_);
+}
+
+TEST_F(watcher_without_sizes, leaves_others_theirs) {
+  write_file(file_, "some text");
+  watcher with_sizes(io_);
+  listener others(io_, with_sizes);
+  changes_.add(file_, without_sizes());
+  with_sizes.add(file_);
+  shell("truncate -s 2 f");
+  ASSERT_TRUE(others.wait_for(change_kind::truncated, file_));
+  EXPECT_EQ(others.seen.front().size, 2U);
+  ASSERT_TRUE(all_.wait_until([&] { return !all_.seen.empty(); }));
+}
+
+TEST_F(watcher_without_sizes, still_tells_a_mapped_file_its_own) {
+  write_file(file_, "some text");
+  mapped_file file(io_);
+  support::run_coroutine(io_, [&]() -> asio::awaitable<void> {
+    co_await file.open(file_, support::read_only());
+    auto changes = file.watch(without_sizes());
+    shell("truncate -s 2 f");
+    EXPECT_EQ((co_await changes.next()).kind, change_kind::truncated);
+    EXPECT_TRUE(file.size_is_stale());
+  });
 }
 
 }  // namespace
