@@ -7,7 +7,10 @@
 
 #include <mapio/mapped_file.hpp>
 
+#include <asio/awaitable.hpp>
 #include <asio/io_context.hpp>
+#include <asio/post.hpp>
+#include <asio/use_awaitable.hpp>
 
 #include <gtest/gtest.h>
 
@@ -23,6 +26,7 @@
 #include <sstream>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -30,6 +34,7 @@ namespace {
 
 using namespace watching;
 using mapio::mapped_file;
+using mapio::mapping;
 
 // --- files that are mapped
 // ------------------------------------------------------------------------------------------------
@@ -64,6 +69,122 @@ TEST_F(watcher_edges, tell_a_mapped_file_what_changed_before_it_was_watched) {
     EXPECT_TRUE(file.size_is_stale());
     EXPECT_EQ(co_await file.refresh(), 4U);
     EXPECT_FALSE(file.size_is_stale());
+  });
+}
+
+TEST_F(watcher_edges, take_no_resize_of_a_mapped_file_for_that_of_another) {
+  write_file(file_, "some text");
+  mapped_file file(io_);
+  support::run_coroutine(
+      io_, [&]() -> asio::awaitable<void> { co_await file.open(file_, support::read_write()); });
+  watcher changes = file.watch();
+  listener all(io_, changes);
+  bool is_over = false;
+  std::thread other([&, mapped = file.map()]() mutable {
+    // Some of them are looked at before, and that is told after the next one.
+    for (std::uint64_t i = 0; i < 1000; ++i) {
+      mapped.resize(10 + (i * 7919) % 5000);
+      EXPECT_FALSE(file.size_is_stale()) << i;
+    }
+    asio::post(io_, [&] { is_over = true; });
+  });
+  EXPECT_TRUE(all.wait_until([&] {
+    EXPECT_FALSE(file.size_is_stale());
+    return is_over;
+  }));
+  other.join();
+}
+
+TEST_F(watcher_edges, tell_a_mapped_file_of_a_size_that_it_gets_while_it_is_resized) {
+  write_file(file_, "some text");
+  const fs::path mark = dir_ / "mark";
+  write_file(mark, "");
+  mapped_file file(io_);
+  support::run_coroutine(
+      io_, [&]() -> asio::awaitable<void> { co_await file.open(file_, support::read_write()); });
+  watcher changes = file.watch();
+  changes.add(mark);
+  listener all(io_, changes);
+  mapping mapped = file.map();
+  for (std::uint64_t i = 0; i < 50; ++i) {
+    std::thread other([&] {
+      for (std::uint64_t j = 0; j < 4; ++j)
+        mapped.resize(10 + ((i + j) * 7919) % 50);
+    });
+    support::truncate_file(file_, 10 + (i * 104729) % 50);
+    std::ofstream(mark, std::ios::app) << ".";
+    EXPECT_TRUE(all.wait_for(change_kind::modified, mark));
+    other.join();
+    all.seen.clear();
+    const auto is_right = [&] {
+      return file.size_is_stale() == (fs::file_size(file_) != file.size());
+    };
+    // Where files are polled, the mark says nothing of others.
+    EXPECT_TRUE(changes.fallbacks().empty() ? is_right() : all.wait_until(is_right)) << i;
+    EXPECT_EQ(mapped.refresh(), fs::file_size(file_));
+    EXPECT_FALSE(file.size_is_stale()) << i;
+  }
+}
+
+TEST_F(watcher_edges, tell_a_mapped_file_of_a_size_that_it_gets_before_a_growth_ends) {
+  write_file(file_, "some text");
+  mapped_file file(io_);
+  support::run_coroutine(io_, [&]() -> asio::awaitable<void> {
+    mapio::open_options options = support::read_write();
+    options.reserve = 9;
+    co_await file.open(file_, options);
+    auto changes = file.watch();
+    const std::uint64_t larger = file.capacity() + 1;
+    bool is_over = false;
+    file.resize(larger, [&](std::error_code error) {
+      EXPECT_FALSE(error);
+      is_over = true;
+    });
+    // In time, as a rule, for it to wait when the file has grown and is not yet mapped there.
+    std::optional view = file.map().view(0, 9);
+    while ((co_await changes.next()).size != larger) {
+    }
+    EXPECT_FALSE(file.size_is_stale());
+    support::truncate_file(file_, 5);
+    while ((co_await changes.next()).size != 5) {
+    }
+    EXPECT_TRUE(file.size_is_stale());
+    // What is right by now is not, once it has grown.
+    support::truncate_file(file_, 9);
+    while ((co_await changes.next()).size != 9) {
+    }
+    view.reset();
+    while (!is_over)
+      co_await asio::post(asio::use_awaitable);
+    EXPECT_EQ(file.size(), larger);
+    EXPECT_TRUE(file.size_is_stale());
+  });
+}
+
+TEST_F(watcher_edges, tell_a_mapped_file_of_a_size_while_a_shrink_waits_for_a_region) {
+  write_file(file_, "some text");
+  mapped_file file(io_);
+  support::run_coroutine(io_, [&]() -> asio::awaitable<void> {
+    co_await file.open(file_, support::read_write());
+    auto changes = file.watch();
+    std::optional view = co_await file.view(0, 9);
+    bool is_over = false;
+    file.resize(3, [&](std::error_code error) {
+      EXPECT_FALSE(error);
+      is_over = true;
+    });
+    support::truncate_file(file_, 5);
+    EXPECT_EQ((co_await changes.next()).kind, change_kind::truncated);
+    EXPECT_FALSE(is_over);
+    EXPECT_TRUE(file.size_is_stale());
+    // What is right by now is not, once it has grown.
+    support::truncate_file(file_, 9);
+    while ((co_await changes.next()).size != 9) {
+    }
+    view.reset();
+    while (!is_over)
+      co_await asio::post(asio::use_awaitable);
+    EXPECT_FALSE(file.size_is_stale()) << "it has the size that it was given";
   });
 }
 

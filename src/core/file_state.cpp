@@ -1562,6 +1562,7 @@ void file_state::continue_resizes() noexcept {
   if (std::exchange(resizes_are_continued_, true)) return;
   while (resize_under_way_ == nullptr && !resize_is_being_delivered_ && !resizes_.empty()) {
     operation* const op = resize_under_way_ = resizes_.pop();
+    size_before_turn_ = size_.load(std::memory_order_relaxed);
     lock.unlock();
     advance_resize(*op);
     lock.lock();
@@ -1574,10 +1575,36 @@ void file_state::continue_resizes() noexcept {
 void file_state::end_turn() noexcept {
   resize_under_way_ = nullptr;
   resize_is_being_delivered_ = true;
-  std::uint64_t ours = size_.load(std::memory_order_relaxed);
-  foreign_size_.compare_exchange_strong(ours, no_size, std::memory_order_acq_rel);
+  if (std::exchange(size_was_seen_, false) || has_foreign_size_.load(std::memory_order_relaxed))
+    look_at_size();
   if (extent* e = mapped())
     e->limit.store(size_.load(std::memory_order_relaxed), std::memory_order_seq_cst);
+}
+
+// What a watcher saw may be of before a resize of ours, or what one under way leads to: the file
+// tells, and once more when that is over.
+void file_state::note_size(std::uint64_t seen) noexcept {
+  std::lock_guard lock(mutex_);
+  size_was_seen_ = resize_under_way_ != nullptr;
+  if (size_was_seen_ || seen != size() || has_foreign_size_.load(std::memory_order_relaxed))
+    look_at_size();
+}
+
+// With mutex_ held, without which nobody closes the file.
+void file_state::look_at_size() noexcept {
+  const operation* const under_way = resize_under_way_;
+  std::uint64_t now = 0;
+  // A refresh takes what there is.
+  if (closed_.load(std::memory_order_relaxed) || (under_way != nullptr && under_way->flag) ||
+      platform::file_size(file_->get(), now))
+    return;
+  // The file and what we know of it change one after the other; and what grows may first grow to
+  // the end of its last page.
+  const bool is_ours = under_way != nullptr
+                           ? now == size_before_turn_ || now == under_way->length ||
+                                 (now == page_ceil(size_before_turn_) && now < under_way->length)
+                           : now == size_.load(std::memory_order_relaxed);
+  has_foreign_size_.store(!is_ours, std::memory_order_release);
 }
 
 void file_state::deliver_and_continue(operation& op, std::error_code error) noexcept {
@@ -1634,7 +1661,7 @@ void file_state::advance_resize(operation& op) noexcept {
 void file_state::ask_for_size(operation& op) noexcept {
   op.step = asking_for_size;
   // Whoever sees a change from here on says so again.
-  foreign_size_.store(no_size, std::memory_order_release);
+  has_foreign_size_.store(false, std::memory_order_release);
   is_other_file_.store(false, std::memory_order_release);
   op.what = call::work;
   op.work = [](operation* self) noexcept {

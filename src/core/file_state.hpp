@@ -64,18 +64,14 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   file_stats stats() const noexcept;
   std::error_code flush_error() const noexcept { return flushes_.error(); }
   void clear_flush_error() noexcept { flushes_.clear_error(); }
-  /// A watcher saw the file with this size.
-  void note_size(std::uint64_t seen) noexcept {
-    foreign_size_.store(seen == size() ? no_size : seen, std::memory_order_release);
-  }
+  /// A watcher saw the file with this size, at some time.
+  void note_size(std::uint64_t seen) noexcept;
   /// A watcher saw another file under the name.
   void note_other_file() noexcept { is_other_file_.store(true, std::memory_order_release); }
   bool is_size_stale() const noexcept {
     if (!is_open()) return false;
-    if (is_other_file_.load(std::memory_order_acquire)) return true;
-    // What was seen while a resize of ours was under way may be what that led to.
-    const std::uint64_t seen = foreign_size_.load(std::memory_order_acquire);
-    return seen != no_size && seen != size();
+    return has_foreign_size_.load(std::memory_order_acquire) ||
+           is_other_file_.load(std::memory_order_acquire);
   }
 
   // --- blocking verbs; any thread ---
@@ -230,6 +226,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   bool map_anew(operation& op, std::uint64_t new_size) noexcept;
   void undo_growth(operation& op, std::error_code cause) noexcept;
   void take_growth_back(operation& op) noexcept;
+  void look_at_size() noexcept;
   void continue_resizes() noexcept;
   void end_turn() noexcept;
   void deliver_and_continue(operation& op, std::error_code error) noexcept;
@@ -253,8 +250,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   std::atomic<extent*> current_;
   std::atomic<bool> closed_{false};
   std::atomic<std::uint64_t> size_;
-  static constexpr std::uint64_t no_size = ~std::uint64_t{0};
-  std::atomic<std::uint64_t> foreign_size_{no_size};  // that a watcher saw
+  std::atomic<bool> has_foreign_size_{false};
   std::atomic<bool> is_other_file_{false};
 
   mutable std::mutex mutex_;  // guards what follows, and flushes_
@@ -262,8 +258,10 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   extent* shut_ = nullptr;  // what was current when the file was closed
   operation_list resizes_;  // waiting for their turn
   operation* resize_under_way_ = nullptr;
+  std::uint64_t size_before_turn_ = 0;  // of the resize under way
   bool resize_waits_for_pins_ = false;
   bool resize_is_being_delivered_ = false;
+  bool size_was_seen_ = false;  // by a watcher, since that began
   bool resizes_are_continued_ = false;
   std::error_code resize_error_;  // why the growth under way is being undone
   extent* larger_ = nullptr;      // mapped ahead by the growth under way
