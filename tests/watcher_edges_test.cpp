@@ -8,29 +8,19 @@
 #include <mapio/mapped_file.hpp>
 
 #include <asio/awaitable.hpp>
-#include <asio/co_spawn.hpp>
-#include <asio/detached.hpp>
-#include <asio/experimental/awaitable_operators.hpp>
 #include <asio/io_context.hpp>
 #include <asio/post.hpp>
-#include <asio/steady_timer.hpp>
-#include <asio/strand.hpp>
-#include <asio/this_coro.hpp>
-#include <asio/thread_pool.hpp>
 #include <asio/use_awaitable.hpp>
-#include <asio/use_future.hpp>
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <map>
-#include <memory>
 #include <optional>
 #include <random>
 #include <sstream>
@@ -253,67 +243,6 @@ TEST_F(watcher_edges, are_watched_whatever_bytes_are_in_a_name) {
             std::errc::filename_too_long);
 }
 
-// --- what is added again
-// ------------------------------------------------------------------------------------------------
-
-/// Has a watcher find out what was done, though nobody asks it.
-void take_notices(asio::io_context& io) {
-  const support::temp_dir dir;
-  watcher other(io);
-  listener all(io, other);
-  other.add(dir / "mark", missing());
-  write_file(dir / "mark", "");
-  EXPECT_TRUE(all.wait_for(change_kind::created, dir / "mark"));
-}
-
-TEST_F(watcher_edges, tell_nothing_of_the_time_before_a_path_was_removed_and_added_again) {
-  write_file(file_, "text");
-  write_file(dir_ / "other", "text");
-  changes_.add(file_);
-  changes_.add(dir_ / "other");
-  shell("rm f; rm other");
-  take_notices(io_);
-  changes_.remove(file_);
-  write_file(file_, "text");
-  changes_.add(file_);
-  std::ofstream(file_, std::ios::app) << "more";
-  EXPECT_TRUE(all_.wait_for(change_kind::modified, file_));
-  EXPECT_TRUE(all_.has_seen(change_kind::removed, dir_ / "other"));
-  EXPECT_EQ(all_.seen.size(), 2U);
-}
-
-TEST_F(watcher_edges, tell_what_is_left_of_a_rename_when_one_of_its_folders_is_removed) {
-  shell("mkdir a b; echo text > a/x; echo text > b/y");
-  changes_.add(dir_ / "a");
-  changes_.add(dir_ / "b");
-  shell("mv a/x b/x; mv b/y a/y");
-  take_notices(io_);
-  changes_.remove(dir_ / "b");
-  ASSERT_TRUE(all_.wait_until([&] { return all_.seen.size() >= 2; }));
-  EXPECT_EQ(all_.seen[0].kind, change_kind::removed);
-  EXPECT_EQ(all_.seen[0].path, dir_ / "a/x");
-  EXPECT_EQ(all_.seen[0].size, std::nullopt);
-  EXPECT_EQ(all_.seen[1].kind, change_kind::created);
-  EXPECT_EQ(all_.seen[1].path, dir_ / "a/y");
-  EXPECT_EQ(all_.seen[1].size, 5U);
-  EXPECT_EQ(all_.seen[1].previous_path, fs::path());
-}
-
-TEST_F(watcher_edges, go_on_telling_of_a_path_that_is_added_once_more) {
-  shell("mkdir d; mkdir d/sub; echo text > d/gone; echo text > d/sub/x");
-  changes_.add(dir_ / "d");
-  shell("rm d/gone");
-  changes_.add(dir_ / "d", recursive());
-  shell("echo more >> d/sub/x");
-  EXPECT_TRUE(all_.wait_for(change_kind::modified, dir_ / "d/sub/x"));
-  EXPECT_TRUE(all_.has_seen(change_kind::removed, dir_ / "d/gone"));
-  all_.seen.clear();
-  changes_.add(dir_ / "d");
-  shell("echo more >> d/sub/x; echo text > d/last");
-  EXPECT_TRUE(all_.wait_for(change_kind::created, dir_ / "d/last"));
-  EXPECT_FALSE(all_.has_seen(change_kind::modified, dir_ / "d/sub/x"));
-}
-
 // --- whatever is done to a few files
 // ------------------------------------------------------------------------------------------------
 
@@ -418,7 +347,7 @@ class rebuilt_files {
 
 class watched_files : public testing::Test {
  protected:
-  void rebuild(std::size_t capacity, watch_options options, bool adds_again = false) {
+  void rebuild(std::size_t capacity, watch_options options) {
     options.allow_missing = true;
     const unsigned rounds = support::under_asan || support::under_tsan ? 10 : 40;
     for (unsigned round = 1; round <= rounds && !HasFailure(); ++round) {
@@ -450,17 +379,6 @@ class watched_files : public testing::Test {
       };
       for (int i = 0; i < 15; ++i) {
         changes.make(1 + changes.below(12));
-        if (adds_again && changes.below(3) == 0) {
-          if (changes.below(3) != 0) {
-            watched.remove(top / "d/f");
-            told.files.erase(top / "d/f");
-            if (changes.below(2) == 0) io.run_for(std::chrono::microseconds(changes.below(1000)));
-            io.restart();
-            all.stop();
-            take();
-          }
-          add(top / "d/f");
-        }
         // Now and then somebody reads.
         if (changes.below(2) == 0) continue;
         all.listen();
@@ -511,123 +429,6 @@ TEST_F(watched_files, are_rebuilt_by_one_who_looks_himself) {
 
 TEST_F(watched_files, are_rebuilt_where_one_event_may_wait) {
   rebuild(1, {});
-}
-
-TEST_F(watched_files, are_rebuilt_from_events_though_one_is_added_again) {
-  rebuild(4096, {}, true);
-}
-
-TEST_F(watched_files, are_rebuilt_from_events_that_are_gathered_though_one_is_added_again) {
-  watch_options options;
-  options.coalesce = 3ms;
-  rebuild(4096, options, true);
-}
-
-TEST_F(watched_files, are_rebuilt_where_one_event_may_wait_though_one_is_added_again) {
-  rebuild(1, {}, true);
-}
-
-// --- the end, and what is cancelled
-// ------------------------------------------------------------------------------------------------
-
-/// Changes some files and folders on a thread of its own, as often as it is asked to: one that did
-/// so all the time would leave the others none on a busy machine.
-class busy_folder {
- public:
-  explicit busy_folder(fs::path folder)
-      : folder_(std::move(folder)), writer_([this] {
-          for (unsigned i = 0;; ++i) {
-            wanted_.wait(i);
-            if (is_over_) return;
-            change(i);
-            done_ = i + 1;
-            done_.notify_all();
-          }
-        }) {}
-  busy_folder(const busy_folder&) = delete;
-  busy_folder& operator=(const busy_folder&) = delete;
-  ~busy_folder() {
-    wait();
-    is_over_ = true;
-    ++wanted_;
-    wanted_.notify_all();
-    writer_.join();
-  }
-  void begin(unsigned changes) {
-    wanted_ += changes;
-    wanted_.notify_all();
-  }
-  void wait() const {
-    const unsigned all = wanted_;
-    for (unsigned done = done_; done != all; done = done_)
-      done_.wait(done);
-  }
-
- private:
-  void change(unsigned i) const {
-    const fs::path some = folder_ / std::to_string(i % 5);
-    std::error_code ignored;
-    fs::create_directories(some / "d", ignored);
-    write_file(some / "d" / "f", "text");
-    fs::rename(some / "d" / "f", folder_ / "f", ignored);
-    fs::remove_all(folder_ / std::to_string((i + 3) % 5), ignored);
-  }
-
-  const fs::path folder_;
-  std::atomic<bool> is_over_{false};
-  std::atomic<unsigned> wanted_{0};
-  std::atomic<unsigned> done_{0};
-  std::thread writer_;
-};
-
-TEST_F(watcher_edges, are_cancelled_closed_and_let_go_of_by_any_thread_while_events_flow) {
-  write_file(file_, "text");
-  busy_folder busy(dir_.path());
-  for (unsigned round = 0; round < 12; ++round) {
-    SCOPED_TRACE(round);
-    busy.begin(20);
-    auto pool = std::make_unique<asio::thread_pool>(2);
-    mapped_file file(*pool);
-    file.open(file_, support::read_only(), asio::use_future).get();
-    std::vector<std::shared_ptr<watcher>> watchers;
-    for (int i = 0; i < 3; ++i)
-      watchers.push_back(std::make_shared<watcher>(*pool, i == 0 ? 1 : 64));
-    watchers.push_back(std::make_shared<watcher>(file.watch()));
-    std::atomic<int> is_heard{0};
-    for (const auto& changes : watchers) {
-      changes->add(dir_.path(), recursive());
-      changes->add(dir_ / "1" / "d" / "f", missing());
-      // What cancels one half of `||` when the other is over must not do so while it ends.
-      asio::co_spawn(
-          asio::make_strand(*pool),
-          [&is_heard, changes]() -> asio::awaitable<void> {
-            using asio::experimental::awaitable_operators::operator||;
-            asio::steady_timer timer(co_await asio::this_coro::executor);
-            for (std::chrono::microseconds wait{1};; wait = wait * 2 % 5000us) {
-              timer.expires_after(wait);
-              const auto first = co_await (changes->next(asio::use_awaitable) ||
-                                           timer.async_wait(asio::use_awaitable));
-              if (first.index() == 0) ++is_heard;
-            }
-          },
-          asio::detached);
-    }
-    for (int heard = 0; heard <= 20; heard = is_heard) {
-      busy.begin(1);
-      busy.wait();
-    }
-    busy.begin(20);
-    watchers[round % 4]->remove(dir_.path());
-    watchers[(round + 1) % 4]->add(dir_.path());
-    std::thread other([&] { watchers[round % 4]->cancel(); });
-    watchers[(round + 1) % 4]->close();
-    other.join();
-    for (const auto& changes : watchers)
-      if (round % 3 != 0) changes->close();
-    if (round % 2 == 0) watchers.clear();
-    pool.reset();
-    file.cancel();
-  }
 }
 
 }  // namespace

@@ -230,56 +230,25 @@ void change_finder::add(std::shared_ptr<watch_stream> stream, std::unique_ptr<wa
                         placed_watches placed, std::uint64_t misses_before) {
   if (std::find(streams_.begin(), streams_.end(), stream) == streams_.end())
     streams_.push_back(stream);
-  std::unique_ptr<watched_root>& known = stream->roots[root->given];
-  if (known) {
-    release(placed);
-    return go_on_as(*known, *root);
-  }
-  known = std::move(root);
-  watched_root& added = *known;
+  watched_root& added = *root;
+  // It may rest on the same watches, and goes last.
+  const std::unique_ptr<watched_root> old =
+      std::exchange(stream->roots[added.given], std::move(root));
   if (placed.limit) fall_back(added, added.given, placed.limit);
-  begin_polling(added);
+  if (added.poll.count() > 0) {
+    added.next_poll = watch_clock::now() + added.poll;
+    polled_.insert(&added);
+  }
   added.seen = placed.look;
   added.last = placed.look;
   settle(added, std::move(placed));
   if (added.tree) list(*added.tree);
-  if (misses() == misses_before) return;
-  // Not at once, where a burst is to be one event.
-  hint(added, 0);
-  if (added.tree) added.tree->is_in_doubt = true;
-}
-
-/// Watches a path as it was asked for when it was added again. What is known of it stays: what was
-/// told is told still, and the rest follows from the difference.
-void change_finder::go_on_as(watched_root& root, const watched_root& wanted) {
-  // A tree is of the time at which it was asked for.
-  const bool is_all_seen =
-      !root.tree || (!root.tree->is_unlisted && !root.tree->has_unseen_names());
-  if (!root.options.recursive && is_all_seen) root.begin = wanted.begin;
-  root.given = wanted.given;
-  root.place = wanted.place;
-  root.options = wanted.options;
-  if (!wanted.file.expired()) root.file = wanted.file;
-  root.poll = wanted.poll;
-  root.polls_all = wanted.polls_all;
-  polled_.erase(&root);
-  begin_polling(root);
-  hint_at_once(root);
-  if (!root.tree) return;
-  if (!root.options.recursive) {
-    for (auto& [name, entry] : root.tree->entries)
-      drop(entry);
-    for (pending_move& move : moves_)
-      for (auto& [folder, entry] : move.entries)
-        if (folder == root.tree.get()) drop(entry);
+  if (misses() != misses_before) {
+    // Not at once, where a burst is to be one event.
+    hint(added, 0);
+    if (added.tree) added.tree->is_in_doubt = true;
   }
-  list_all(*root.tree);
-}
-
-void change_finder::begin_polling(watched_root& root) {
-  if (root.poll.count() <= 0) return;
-  root.next_poll = watch_clock::now() + root.poll;
-  polled_.insert(&root);
+  if (old) drop(*old);
 }
 
 void change_finder::subscribe(watched_root& root, const watched_root::step& step) {
@@ -342,7 +311,8 @@ void change_finder::fall_back(watched_root& root, const std::filesystem::path& p
   if (path == root.given) root.polls_all = true;
   if (root.poll.count() > 0) return;
   root.poll = usual_poll;
-  begin_polling(root);
+  root.next_poll = watch_clock::now() + root.poll;
+  polled_.insert(&root);
 }
 
 void change_finder::fall_back(watched_folder& folder, std::error_code reason) {
@@ -432,33 +402,24 @@ void change_finder::end_if_unused(watch_id id) {
 // ------------------------------------------------------------------------------------------------
 
 void change_finder::tell(watched_root& root, change_kind kind, std::filesystem::path path,
-                         const file_look& look) {
+                         const file_look& look, std::filesystem::path previous) {
   const bool is_size = kind != change_kind::removed && kind != change_kind::metadata;
   const std::optional<std::uint64_t> size = is_size ? size_of(look) : std::nullopt;
   if (size)
     if (const auto file = root.file.lock()) file->note_size(*size);
-  root.stream.push({kind, std::move(path), {}, size}, &root, nullptr, over_);
+  root.stream.push({kind, std::move(path), std::move(previous), size}, over_);
 }
 
 void change_finder::tell(watched_folder& folder, change_kind kind, const file_name& name,
-                         const file_look& look) {
+                         const file_look& look, std::filesystem::path previous) {
   // Not with `/`, which copies once more.
   std::filesystem::path path = folder.told_path();
   path /= name;
-  tell(folder.root, kind, std::move(path), look);
-}
-
-void change_finder::tell_of_rename(watched_root& old_root, std::filesystem::path old_path,
-                                   watched_folder& folder, const file_name& name,
-                                   const file_look& look) {
-  folder.root.stream.push(
-      {change_kind::renamed, folder.told_path() / name, std::move(old_path), size_of(look)},
-      &folder.root, &old_root, over_);
+  tell(folder.root, kind, std::move(path), look, std::move(previous));
 }
 
 void change_finder::lose(watch_stream& stream) {
-  if (!stream.is_recovering)
-    stream.push({change_kind::overflow, {}, {}, std::nullopt}, nullptr, nullptr, over_);
+  if (!stream.is_recovering) stream.push({change_kind::overflow, {}, {}, std::nullopt}, over_);
   stream.is_recovering = true;
   for (pending_move& move : moves_) {
     for (auto& [folder, entry] : move.entries) {
@@ -1047,7 +1008,7 @@ void change_finder::end_move(const notice& n, const file_look& look) {
     erase_one(ending_.roots, root);
     if (!root->seen.exists) continue;
     forget(*root);
-    root->stream.push({change_kind::renamed, now, root->given, std::nullopt}, nullptr, root, over_);
+    tell(*root, change_kind::renamed, now, {}, root->given);
   }
   for (watched_root* root : roots_by_name(n))
     hint(*root, 0);
@@ -1091,9 +1052,8 @@ void change_finder::end_move(const notice& n, const file_look& look) {
     if (!is_same) doubt(old_folder, old_name, notice::moved_to);
     // The look may have been at another folder, that had the path meanwhile.
     if (!is_same || !look.exists) doubt(*folder, n.name, 0);
-    watched_root& old_root = old_folder.root;
-    const bool stays_in_root = &old_root == &folder->root;
-    std::filesystem::path old_path = old_folder.told_path() / old_name;
+    const bool stays_in_root = &old_folder.root == &folder->root;
+    const std::filesystem::path old_path = old_folder.told_path() / old_name;
     // What is let go of from here on may be a folder that this is about.
     const auto [it, is_free] = folder->entries.try_emplace(n.name);
     watched_entry& entry = it->second;
@@ -1104,7 +1064,7 @@ void change_finder::end_move(const notice& n, const file_look& look) {
     entry.seen = is_same && look.exists ? look : moved.seen;
     entry.is_told = true;
     entry.listing = folder->listing;
-    tell_of_rename(old_root, std::move(old_path), *folder, n.name, entry.seen);
+    tell(*folder, change_kind::renamed, n.name, entry.seen, old_path);
     if (!is_free && !had_content)
       tell(*folder, change_kind::replaced, n.name, entry.seen);
     else if (moved.seen.exists)

@@ -81,10 +81,10 @@ class watched_root {
                const std::shared_ptr<file_state>& f);
 
   watch_stream& stream;
-  std::filesystem::path given;
-  std::filesystem::path place;  // the same, and absolute
-  watch_options options;
-  std::weak_ptr<file_state> file;
+  const std::filesystem::path given;
+  const std::filesystem::path place;  // the same, and absolute
+  const watch_options options;
+  const std::weak_ptr<file_state> file;
   std::int64_t begin = 0;  // file_clock() before it was watched
 
   std::vector<step> steps;
@@ -230,7 +230,6 @@ class change_finder {
   void compare_root(watched_root& root, const watching::file_look& look, std::uint32_t at_least);
   std::optional<change_kind> difference(const watching::file_look& before,
                                         const watching::file_look& now, std::uint32_t at_least);
-  void go_on_as(watched_root& root, const watched_root& wanted);
   void settle(watched_root& root, placed_watches&& placed);
   void adopt(watched_folder& folder, watched_entry& entry, const watching::file_name& name,
              bool is_new);
@@ -241,19 +240,15 @@ class change_finder {
   void drop_tree(watched_root& root);
   void forget(watched_root& root);
   void drop(watched_root& root);
-  void begin_polling(watched_root& root);
   void poll_due(watch_clock::time_point now);
   void fall_back(watched_root& root, const std::filesystem::path& path, std::error_code reason);
   void fall_back(watched_folder& folder, std::error_code reason);
   void end_recoveries();
 
   void tell(watched_root& root, change_kind kind, std::filesystem::path path,
-            const watching::file_look& look);
+            const watching::file_look& look, std::filesystem::path previous = {});
   void tell(watched_folder& folder, change_kind kind, const watching::file_name& name,
-            const watching::file_look& look);
-  void tell_of_rename(watched_root& old_root, std::filesystem::path old_path,
-                      watched_folder& folder, const watching::file_name& name,
-                      const watching::file_look& look);
+            const watching::file_look& look, std::filesystem::path previous = {});
 
   void subscribe(watched_root& root, const watched_root::step& step);
   void unsubscribe(watched_root& root, const watched_root::step& step);

@@ -76,15 +76,9 @@ void watch_hub::add(const std::shared_ptr<watch_stream>& stream, const std::file
   });
 }
 
-bool watch_hub::request_removal(const std::shared_ptr<watch_stream>& stream,
-                                const std::filesystem::path& path) {
-  std::lock_guard lock(mutex_);
-  if (stopping_) return false;
-  requests_.push_back([=](change_finder& finder) {
-    finder.remove(*stream, path);
-    stream->has_removed(path);
-  });
-  return true;
+void watch_hub::remove(const std::shared_ptr<watch_stream>& stream,
+                       const std::filesystem::path& path) {
+  request([=](change_finder& finder) { finder.remove(*stream, path); });
 }
 
 void watch_hub::forget(const std::shared_ptr<watch_stream>& stream) noexcept {
@@ -310,7 +304,7 @@ void add_watch(const std::shared_ptr<watch_stream>& stream, const std::filesyste
 
 void remove_watch(const std::shared_ptr<watch_stream>& stream, const std::filesystem::path& path) {
   expect_usable(stream);
-  stream->remove(path);
+  stream->hub()->remove(stream, path);
 }
 
 void cancel_next(const std::shared_ptr<watch_stream>& stream) noexcept {
