@@ -4,6 +4,7 @@
 #include <mapio/watcher.hpp>
 
 #include "support.hpp"
+#include "watcher_fixture.hpp"
 
 #include <asio/io_context.hpp>
 
@@ -11,14 +12,11 @@
 
 #include <chrono>
 #include <filesystem>
+#include <utility>
 
 namespace {
 
-namespace fs = std::filesystem;
-using namespace std::chrono_literals;
-using mapio::change_event;
-using mapio::change_kind;
-using support::write_file;
+using namespace watching;
 
 TEST(unnotified_watcher_test, polls_files_and_trees_and_says_so) {
   const support::temp_dir dir;
@@ -55,6 +53,29 @@ TEST(unnotified_watcher_test, polls_files_and_trees_and_says_so) {
     fs::remove(file);
     co_await until(change_kind::removed, file);
   });
+}
+
+TEST(unnotified_watcher_test, tells_what_came_before_a_folder_was_listed) {
+  for (const bool is_recursive : {false, true}) {
+    SCOPED_TRACE(is_recursive);
+    const support::temp_dir dir;
+    write_file(dir / "old", "text");
+    asio::io_context io;
+    watcher changes(io);
+    listener all(io, changes);
+    rebuilt_tree told;
+    told.files = rebuilt_tree::look_at(dir.path());
+    changes.add(dir.path(), {.recursive = is_recursive, .poll = 5ms});
+    fs::remove(dir / "old");
+    write_file(dir / "new", "text");
+    fs::create_directory(dir / "folder");
+    if (is_recursive) write_file(dir / "folder" / "new", "text");
+    EXPECT_TRUE(all.wait_until([&] {
+      for (const change_event& event : std::exchange(all.seen, {}))
+        told.apply(event);
+      return told.files == rebuilt_tree::look_at(dir.path());
+    }));
+  }
 }
 
 }  // namespace

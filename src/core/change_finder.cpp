@@ -234,7 +234,8 @@ void change_finder::add(std::shared_ptr<watch_stream> stream, std::unique_ptr<wa
   // It may rest on the same watches, and goes last.
   const std::unique_ptr<watched_root> old =
       std::exchange(stream->roots[added.given], std::move(root));
-  if (placed.limit) fall_back(added, added.given, placed.limit);
+  const bool is_unnoticed = static_cast<bool>(placed.limit);
+  if (is_unnoticed) fall_back(added, added.given, placed.limit);
   if (added.poll.count() > 0) {
     added.next_poll = watch_clock::now() + added.poll;
     polled_.insert(&added);
@@ -248,6 +249,8 @@ void change_finder::add(std::shared_ptr<watch_stream> stream, std::unique_ptr<wa
     hint(added, 0);
     if (added.tree) added.tree->is_in_doubt = true;
   }
+  // What came since it was added, nobody noticed.
+  if (is_unnoticed && added.tree) added.tree->is_in_doubt = true;
   if (old) drop(*old);
 }
 

@@ -66,7 +66,8 @@ void watch_hub::add(const std::shared_ptr<watch_stream>& stream, const std::file
   // It may have changed since it was opened.
   if (file && placed.look.exists) file->note_size(placed.look.size);
   if (placed.limit) stream->note_fallback(path, placed.limit);
-  if (options.recursive && placed.look.is_folder)
+  // Its content is told apart by the times of files then.
+  if (placed.look.is_folder && (options.recursive || placed.limit))
     watching::let_pass((*root)->begin);
   else
     (*root)->begin -= longest_tick;
