@@ -36,6 +36,15 @@ using namespace watching;
 using mapio::mapped_file;
 using mapio::mapping;
 
+/// Where files are polled for want of notices, the usual second is long for much that happens.
+watch_options soon() {
+  const support::temp_dir dir;
+  asio::io_context io;
+  watcher changes(io);
+  changes.add(dir.path());
+  return changes.fallbacks().empty() ? watch_options() : polling(5ms);
+}
+
 // --- files that are mapped
 // ------------------------------------------------------------------------------------------------
 
@@ -102,8 +111,8 @@ TEST_F(watcher_edges, tell_a_mapped_file_of_a_size_that_it_gets_while_it_is_resi
   mapped_file file(io_);
   support::run_coroutine(
       io_, [&]() -> asio::awaitable<void> { co_await file.open(file_, support::read_write()); });
-  watcher changes = file.watch();
-  changes.add(mark);
+  watcher changes = file.watch(soon());
+  changes.add(mark, soon());
   listener all(io_, changes);
   mapping mapped = file.map();
   for (std::uint64_t i = 0; i < 50; ++i) {
@@ -406,11 +415,11 @@ class watched_files : public testing::Test {
 };
 
 TEST_F(watched_files, are_rebuilt_from_events_whatever_is_done_to_them) {
-  rebuild(4096, {});
+  rebuild(4096, soon());
 }
 
 TEST_F(watched_files, are_rebuilt_from_events_that_are_gathered) {
-  watch_options options;
+  watch_options options = soon();
   options.coalesce = 3ms;
   rebuild(4096, options);
 }
@@ -422,13 +431,13 @@ TEST_F(watched_files, are_rebuilt_from_events_while_they_are_polled) {
 }
 
 TEST_F(watched_files, are_rebuilt_by_one_who_looks_himself) {
-  watch_options options;
+  watch_options options = soon();
   options.sizes = false;
   rebuild(4096, options);
 }
 
 TEST_F(watched_files, are_rebuilt_where_one_event_may_wait) {
-  rebuild(1, {});
+  rebuild(1, soon());
 }
 
 }  // namespace
