@@ -828,7 +828,7 @@ TEST_F(mapped_file_threads, may_leave_while_a_verb_waits_for_a_region) {
 }
 
 TEST_F(mapped_file_load, of_a_hundred_thousand_verbs_in_a_row_needs_no_stack) {
-  const int count = support::under_tsan ? 20'000 : 100'000;
+  const int count = support::as_often_as(100'000);
   mapped_file file = opened_with(pattern(page()));
   run([&]() -> work {
     char c = 0;

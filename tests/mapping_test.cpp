@@ -1567,7 +1567,7 @@ TEST_F(mapping_adopt, a_refused_release_is_in_no_resizes_way) {
       std::this_thread::sleep_for(std::chrono::microseconds(20));  // a mutex is not fair
     }
   });
-  for (int i = 0; i < (support::under_tsan ? 2000 : 20000) && !HasFailure(); ++i) {
+  for (int i = 0; i < support::as_often_as(20'000) && !HasFailure(); ++i) {
     std::error_code ec;
     m.resize(i % 2 == 0 ? 16 * page() : page(), ec);
     EXPECT_FALSE(ec) << ec.message();

@@ -26,6 +26,12 @@ namespace support {
 inline constexpr bool under_tsan = MAPIO_TEST_UNDER_TSAN != 0;
 inline constexpr bool under_asan = MAPIO_TEST_UNDER_ASAN != 0;
 
+/// How often something is done that finds the more the oftener it is: a sanitizer takes several
+/// times as long for each, and finds what is wrong with any.
+constexpr int as_often_as(int times) noexcept {
+  return under_tsan || under_asan ? (times + 9) / 10 : times;
+}
+
 }  // namespace support
 
 #endif

@@ -739,7 +739,7 @@ TEST_F(watched_tree, is_rebuilt_after_many_gaps) {
 }
 
 TEST_F(watcher_storm, leaves_nothing_untold) {
-  storm(storm_size(60'000));
+  storm(storm_size(support::as_often_as(60'000)));
 }
 
 // --- next() and its end

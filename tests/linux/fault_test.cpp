@@ -578,7 +578,7 @@ TEST_P(fault_test, is_handled_on_an_alternate_stack) {
         write_file(folder / "file", bytes);
         const mapping map(folder / "file", storing());
         support::truncate_file(folder / "file", 16 * page());
-        for (int i = 0; i < 1000; ++i)
+        for (int i = 0; i < support::as_often_as(1000); ++i)
           for (const kind k : both_kinds) {
             verbs v(map, k);
             std::error_code error;

@@ -221,8 +221,8 @@ TEST_F(mapped_file_process, without_descriptors_left_cannot_start_an_engine_and_
   EXPECT_TRUE(again.ok()) << again.error.message();
 }
 
-TEST_F(mapped_file_process, may_have_ten_thousand_files_open) {
-  constexpr std::size_t count = 10'000;
+TEST_F(mapped_file_process, may_have_thousands_of_files_open) {
+  constexpr std::size_t count = support::as_often_as(10'000);
   constexpr std::size_t openers = 64;
   // Besides the files: the engine, and what the test itself opens.
   constexpr rlim_t others = 200;
