@@ -8,19 +8,29 @@
 #include <mapio/mapped_file.hpp>
 
 #include <asio/awaitable.hpp>
+#include <asio/co_spawn.hpp>
+#include <asio/detached.hpp>
+#include <asio/experimental/awaitable_operators.hpp>
 #include <asio/io_context.hpp>
 #include <asio/post.hpp>
+#include <asio/steady_timer.hpp>
+#include <asio/strand.hpp>
+#include <asio/this_coro.hpp>
+#include <asio/thread_pool.hpp>
 #include <asio/use_awaitable.hpp>
+#include <asio/use_future.hpp>
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <random>
 #include <sstream>
@@ -252,6 +262,86 @@ TEST_F(watcher_edges, are_watched_whatever_bytes_are_in_a_name) {
             std::errc::filename_too_long);
 }
 
+TEST_F(watcher_edges, tell_of_what_was_there_for_a_moment) {
+  for (const char* commands : {"echo text > f; rm f", "echo text > g; mv g f; mv f g"}) {
+    SCOPED_TRACE(commands);
+    changes_.add(file_, missing());
+    shell(commands);
+    EXPECT_TRUE(all_.wait_for(change_kind::removed, file_));
+    EXPECT_EQ(all_.seen[0].kind, change_kind::created);
+    EXPECT_EQ(all_.seen.size(), 2U);
+    all_.seen.clear();
+    changes_.remove(file_);
+  }
+}
+
+TEST_F(watcher_edges, tell_nothing_of_what_is_still_missing_when_a_folder_comes_and_goes) {
+  changes_.add(dir_ / "d/f", missing());
+  shell("mkdir d; rmdir d; mkdir d; echo text > d/f");
+  EXPECT_TRUE(all_.wait_for(change_kind::created, dir_ / "d/f"));
+  EXPECT_EQ(all_.seen.size(), 1U);
+}
+
+// --- what is added again
+// ------------------------------------------------------------------------------------------------
+
+/// Has a watcher find out what was done, though nobody asks it.
+void take_notices(asio::io_context& io) {
+  const support::temp_dir dir;
+  watcher other(io);
+  listener all(io, other);
+  other.add(dir / "mark", missing());
+  write_file(dir / "mark", "");
+  EXPECT_TRUE(all.wait_for(change_kind::created, dir / "mark"));
+}
+
+TEST_F(watcher_edges, tell_nothing_of_the_time_before_a_path_was_removed_and_added_again) {
+  write_file(file_, "text");
+  write_file(dir_ / "other", "text");
+  changes_.add(file_);
+  changes_.add(dir_ / "other");
+  shell("rm f; rm other");
+  take_notices(io_);
+  changes_.remove(file_);
+  write_file(file_, "text");
+  changes_.add(file_);
+  std::ofstream(file_, std::ios::app) << "more";
+  EXPECT_TRUE(all_.wait_for(change_kind::modified, file_));
+  EXPECT_TRUE(all_.has_seen(change_kind::removed, dir_ / "other"));
+  EXPECT_EQ(all_.seen.size(), 2U);
+}
+
+TEST_F(watcher_edges, tell_what_is_left_of_a_rename_when_one_of_its_folders_is_removed) {
+  shell("mkdir a b; echo text > a/x; echo text > b/y");
+  changes_.add(dir_ / "a");
+  changes_.add(dir_ / "b");
+  shell("mv a/x b/x; mv b/y a/y");
+  take_notices(io_);
+  changes_.remove(dir_ / "b");
+  ASSERT_TRUE(all_.wait_until([&] { return all_.seen.size() >= 2; }));
+  EXPECT_EQ(all_.seen[0].kind, change_kind::removed);
+  EXPECT_EQ(all_.seen[0].path, dir_ / "a/x");
+  EXPECT_EQ(all_.seen[0].size, std::nullopt);
+  EXPECT_EQ(all_.seen[1].kind, change_kind::created);
+  EXPECT_EQ(all_.seen[1].path, dir_ / "a/y");
+  EXPECT_EQ(all_.seen[1].size, 5U);
+  EXPECT_EQ(all_.seen[1].previous_path, fs::path());
+}
+
+TEST_F(watcher_edges, go_on_telling_of_a_path_that_is_added_once_more) {
+  shell("mkdir d; mkdir d/sub; echo text > d/gone; echo text > d/sub/x");
+  changes_.add(dir_ / "d");
+  shell("rm d/gone");
+  changes_.add(dir_ / "d", recursive());
+  shell("echo more >> d/sub/x");
+  EXPECT_TRUE(all_.wait_for(change_kind::modified, dir_ / "d/sub/x"));
+  EXPECT_TRUE(all_.has_seen(change_kind::removed, dir_ / "d/gone"));
+  changes_.add(dir_ / "d");
+  shell("rm d/sub/x; echo text > d/last");
+  EXPECT_TRUE(all_.wait_for(change_kind::created, dir_ / "d/last"));
+  EXPECT_FALSE(all_.has_seen(change_kind::removed, dir_ / "d/sub/x"));
+}
+
 // --- whatever is done to a few files
 // ------------------------------------------------------------------------------------------------
 
@@ -356,7 +446,7 @@ class rebuilt_files {
 
 class watched_files : public testing::Test {
  protected:
-  void rebuild(std::size_t capacity, watch_options options) {
+  void rebuild(std::size_t capacity, watch_options options, bool adds_again = false) {
     options.allow_missing = true;
     const unsigned rounds = support::under_asan || support::under_tsan ? 10 : 40;
     for (unsigned round = 1; round <= rounds && !HasFailure(); ++round) {
@@ -388,6 +478,17 @@ class watched_files : public testing::Test {
       };
       for (int i = 0; i < 15; ++i) {
         changes.make(1 + changes.below(12));
+        if (adds_again && changes.below(3) == 0) {
+          if (changes.below(3) != 0) {
+            watched.remove(top / "d/f");
+            told.files.erase(top / "d/f");
+            if (changes.below(2) == 0) io.run_for(std::chrono::microseconds(changes.below(1000)));
+            io.restart();
+            all.stop();
+            take();
+          }
+          add(top / "d/f");
+        }
         // Now and then somebody reads.
         if (changes.below(2) == 0) continue;
         all.listen();
@@ -438,6 +539,20 @@ TEST_F(watched_files, are_rebuilt_by_one_who_looks_himself) {
 
 TEST_F(watched_files, are_rebuilt_where_one_event_may_wait) {
   rebuild(1, soon());
+}
+
+TEST_F(watched_files, are_rebuilt_from_events_though_one_is_added_again) {
+  rebuild(4096, soon(), true);
+}
+
+TEST_F(watched_files, are_rebuilt_from_events_that_are_gathered_though_one_is_added_again) {
+  watch_options options = soon();
+  options.coalesce = 3ms;
+  rebuild(4096, options, true);
+}
+
+TEST_F(watched_files, are_rebuilt_where_one_event_may_wait_though_one_is_added_again) {
+  rebuild(1, soon(), true);
 }
 
 }  // namespace

@@ -207,7 +207,8 @@ class basic_watcher {
   /// see fallbacks().
   ///
   /// @param path     A relative one counts from the working directory of now.
-  /// @param options  How; a path that is watched already is watched anew, as they say.
+  /// @param options  How; a path that is watched already is watched as they say from here on, and
+  ///   what is still to be told of it is told.
   /// @par Errors
   ///   Throws std::system_error: errc::not_open (closed), errc::unsupported in a forked child,
   ///   std::errc::no_such_file_or_directory unless watch_options::allow_missing; else the OS code.
@@ -217,7 +218,8 @@ class basic_watcher {
     detail::add_watch(stream_, path, options, nullptr);
   }
   /// Ends the watch of a path that was added, written the same way; does nothing where there is
-  /// none. Events of before may still come.
+  /// none. A next() that begins from here on tells nothing of it, unless it is added again. Of what
+  /// was moved to or from another path that is watched, it tells what is said of that one.
   ///
   /// @par Example
   ///   changes.remove("/var/log/app.log");

@@ -63,6 +63,12 @@ bool needs_no_look(const watched_root& root, const notice& n) noexcept {
 }
 
 /// Tells whether no link is on the way.
+/// Tells whether a notice is about what the path leads to in the end.
+bool is_leaf_of(const watched_root& root, const notice& n) {
+  return !root.steps.empty() && root.steps.back().is_leaf && root.steps.back().id == n.id &&
+         root.steps.back().name == n.name;
+}
+
 bool has_one_name(const watched_root& root) noexcept {
   return std::count_if(root.steps.begin(), root.steps.end(),
                        [](const auto& step) { return !step.name.empty(); }) == 1;
@@ -157,6 +163,7 @@ std::vector<folder_on_the_way> way_to(const std::filesystem::path& path) {
     }
     if (is_last || !std::filesystem::is_directory(status)) {
       add(name);
+      way.back().step.is_leaf = is_last;
       break;
     }
     at = next;
@@ -230,28 +237,61 @@ void change_finder::add(std::shared_ptr<watch_stream> stream, std::unique_ptr<wa
                         placed_watches placed, std::uint64_t misses_before) {
   if (std::find(streams_.begin(), streams_.end(), stream) == streams_.end())
     streams_.push_back(stream);
-  watched_root& added = *root;
-  // It may rest on the same watches, and goes last.
-  const std::unique_ptr<watched_root> old =
-      std::exchange(stream->roots[added.given], std::move(root));
+  std::unique_ptr<watched_root>& known = stream->roots[root->given];
+  if (known) return go_on_as(*known, *root, std::move(placed));
+  known = std::move(root);
+  watched_root& added = *known;
   const bool is_unnoticed = static_cast<bool>(placed.limit);
   if (is_unnoticed) fall_back(added, added.given, placed.limit);
-  if (added.poll.count() > 0) {
-    added.next_poll = watch_clock::now() + added.poll;
-    polled_.insert(&added);
-  }
+  begin_polling(added);
   added.seen = placed.look;
   added.last = placed.look;
   settle(added, std::move(placed));
   if (added.tree) list(*added.tree);
-  if (misses() != misses_before) {
-    // Not at once, where a burst is to be one event.
-    hint(added, 0);
-    if (added.tree) added.tree->is_in_doubt = true;
+  const bool is_missed = misses() != misses_before;
+  // Not at once, where a burst is to be one event.
+  if (is_missed) hint(added, 0);
+  if (added.tree && (is_missed || is_unnoticed)) added.tree->is_in_doubt = true;
+}
+
+/// Watches a path as it was asked for when it was added again. What is known of it stays: what was
+/// told is told still, and the rest follows from the difference.
+void change_finder::go_on_as(watched_root& root, const watched_root& wanted,
+                             placed_watches placed) {
+  // A tree is of the time at which it was asked for.
+  const bool is_all_seen =
+      !root.tree || (!root.tree->is_unlisted && !root.tree->has_unseen_names());
+  if (!root.options.recursive && is_all_seen) root.begin = wanted.begin;
+  root.given = wanted.given;
+  root.place = wanted.place;
+  root.options = wanted.options;
+  if (!wanted.file.expired()) root.file = wanted.file;
+  root.poll = wanted.poll;
+  root.polls_all = wanted.polls_all;
+  polled_.erase(&root);
+  if (placed.limit) fall_back(root, root.given, placed.limit);
+  begin_polling(root);
+  // Who added it may have looked at it since, as at one that was not watched before. It has to be
+  // told of what differs from that, too.
+  const file_look look = placed.look;
+  settle(root, std::move(placed));
+  compare_root(root, look, 0);
+  hint_at_once(root);
+  if (!root.tree) return;
+  if (!root.options.recursive) {
+    for (auto& [name, entry] : root.tree->entries)
+      drop(entry);
+    for (pending_move& move : moves_)
+      for (auto& [folder, entry] : move.entries)
+        if (folder == root.tree.get()) drop(entry);
   }
-  // What came since it was added, nobody noticed.
-  if (is_unnoticed && added.tree) added.tree->is_in_doubt = true;
-  if (old) drop(*old);
+  list_all(*root.tree);
+}
+
+void change_finder::begin_polling(watched_root& root) {
+  if (root.poll.count() <= 0) return;
+  root.next_poll = watch_clock::now() + root.poll;
+  polled_.insert(&root);
 }
 
 void change_finder::subscribe(watched_root& root, const watched_root::step& step) {
@@ -314,8 +354,7 @@ void change_finder::fall_back(watched_root& root, const std::filesystem::path& p
   if (path == root.given) root.polls_all = true;
   if (root.poll.count() > 0) return;
   root.poll = usual_poll;
-  root.next_poll = watch_clock::now() + root.poll;
-  polled_.insert(&root);
+  begin_polling(root);
 }
 
 void change_finder::fall_back(watched_folder& folder, std::error_code reason) {
@@ -405,24 +444,33 @@ void change_finder::end_if_unused(watch_id id) {
 // ------------------------------------------------------------------------------------------------
 
 void change_finder::tell(watched_root& root, change_kind kind, std::filesystem::path path,
-                         const file_look& look, std::filesystem::path previous) {
+                         const file_look& look) {
   const bool is_size = kind != change_kind::removed && kind != change_kind::metadata;
   const std::optional<std::uint64_t> size = is_size ? size_of(look) : std::nullopt;
   if (size)
     if (const auto file = root.file.lock()) file->note_size(*size);
-  root.stream.push({kind, std::move(path), std::move(previous), size}, over_);
+  root.stream.push({kind, std::move(path), {}, size}, &root, nullptr, over_);
 }
 
 void change_finder::tell(watched_folder& folder, change_kind kind, const file_name& name,
-                         const file_look& look, std::filesystem::path previous) {
+                         const file_look& look) {
   // Not with `/`, which copies once more.
   std::filesystem::path path = folder.told_path();
   path /= name;
-  tell(folder.root, kind, std::move(path), look, std::move(previous));
+  tell(folder.root, kind, std::move(path), look);
+}
+
+void change_finder::tell_of_rename(watched_root& old_root, std::filesystem::path old_path,
+                                   watched_folder& folder, const file_name& name,
+                                   const file_look& look) {
+  folder.root.stream.push(
+      {change_kind::renamed, folder.told_path() / name, std::move(old_path), size_of(look)},
+      &folder.root, &old_root, over_);
 }
 
 void change_finder::lose(watch_stream& stream) {
-  if (!stream.is_recovering) stream.push({change_kind::overflow, {}, {}, std::nullopt}, over_);
+  if (!stream.is_recovering)
+    stream.push({change_kind::overflow, {}, {}, std::nullopt}, nullptr, nullptr, over_);
   stream.is_recovering = true;
   for (pending_move& move : moves_) {
     for (auto& [folder, entry] : move.entries) {
@@ -831,7 +879,7 @@ void change_finder::changed_on_the_way(watched_root& root, const notice& n) {
   if ((n.what & (notice::created | notice::deleted)) == 0) return;
   if (takes_hints(root) || (n.what & (notice::created | notice::touched)) != 0 ||
       !has_one_name(root))
-    return hint(root, 0);
+    return hint(root, is_leaf_of(root, n) ? n.what & came_there : 0);
   left(root);
 }
 
@@ -1011,10 +1059,10 @@ void change_finder::end_move(const notice& n, const file_look& look) {
     erase_one(ending_.roots, root);
     if (!root->seen.exists) continue;
     forget(*root);
-    tell(*root, change_kind::renamed, now, {}, root->given);
+    root->stream.push({change_kind::renamed, now, root->given, std::nullopt}, nullptr, root, over_);
   }
   for (watched_root* root : roots_by_name(n))
-    hint(*root, 0);
+    hint(*root, is_leaf_of(*root, n) ? n.what & came_there : 0);
 
   for (watched_folder*& folder : concerned_) {
     if (folder == nullptr) continue;
@@ -1055,8 +1103,9 @@ void change_finder::end_move(const notice& n, const file_look& look) {
     if (!is_same) doubt(old_folder, old_name, notice::moved_to);
     // The look may have been at another folder, that had the path meanwhile.
     if (!is_same || !look.exists) doubt(*folder, n.name, 0);
-    const bool stays_in_root = &old_folder.root == &folder->root;
-    const std::filesystem::path old_path = old_folder.told_path() / old_name;
+    watched_root& old_root = old_folder.root;
+    const bool stays_in_root = &old_root == &folder->root;
+    std::filesystem::path old_path = old_folder.told_path() / old_name;
     // What is let go of from here on may be a folder that this is about.
     const auto [it, is_free] = folder->entries.try_emplace(n.name);
     watched_entry& entry = it->second;
@@ -1067,7 +1116,7 @@ void change_finder::end_move(const notice& n, const file_look& look) {
     entry.seen = is_same && look.exists ? look : moved.seen;
     entry.is_told = true;
     entry.listing = folder->listing;
-    tell(*folder, change_kind::renamed, n.name, entry.seen, old_path);
+    tell_of_rename(old_root, std::move(old_path), *folder, n.name, entry.seen);
     if (!is_free && !had_content)
       tell(*folder, change_kind::replaced, n.name, entry.seen);
     else if (moved.seen.exists)
@@ -1363,7 +1412,14 @@ void change_finder::look_at_root(watched_root& root) {
 
 void change_finder::compare_root(watched_root& root, const file_look& look,
                                  std::uint32_t at_least) {
-  if (!look.exists) return left(root);
+  if (!look.exists) {
+    // It was there for a moment, in which the user may have seen it.
+    if (!root.seen.exists && (at_least & came_there) != 0) {
+      if (root.options.coalesce.count() <= 0) tell(root, change_kind::created, root.given, {});
+      tell(root, change_kind::removed, root.given, {});
+    }
+    return left(root);
+  }
   // What was moved away a moment ago is not this one any more: that it left is told by this.
   for (pending_move& move : moves_)
     erase_one(move.roots, &root);

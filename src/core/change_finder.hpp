@@ -74,6 +74,7 @@ class watched_root {
   struct step {
     watching::file_name name;  // in that folder; or empty
     watching::watch_id id = watching::no_watch;
+    bool is_leaf = false;  // it is the last name of the path, and not of what leads there
   };
 
   /// Of a mapped file, if any, the place where it was opened counts.
@@ -81,10 +82,10 @@ class watched_root {
                const std::shared_ptr<file_state>& f);
 
   watch_stream& stream;
-  const std::filesystem::path given;
-  const std::filesystem::path place;  // the same, and absolute
-  const watch_options options;
-  const std::weak_ptr<file_state> file;
+  std::filesystem::path given;
+  std::filesystem::path place;  // the same, and absolute
+  watch_options options;
+  std::weak_ptr<file_state> file;
   std::int64_t begin = 0;  // file_clock() before it was watched
 
   std::vector<step> steps;
@@ -230,6 +231,7 @@ class change_finder {
   void compare_root(watched_root& root, const watching::file_look& look, std::uint32_t at_least);
   std::optional<change_kind> difference(const watching::file_look& before,
                                         const watching::file_look& now, std::uint32_t at_least);
+  void go_on_as(watched_root& root, const watched_root& wanted, placed_watches placed);
   void settle(watched_root& root, placed_watches&& placed);
   void adopt(watched_folder& folder, watched_entry& entry, const watching::file_name& name,
              bool is_new);
@@ -240,15 +242,19 @@ class change_finder {
   void drop_tree(watched_root& root);
   void forget(watched_root& root);
   void drop(watched_root& root);
+  void begin_polling(watched_root& root);
   void poll_due(watch_clock::time_point now);
   void fall_back(watched_root& root, const std::filesystem::path& path, std::error_code reason);
   void fall_back(watched_folder& folder, std::error_code reason);
   void end_recoveries();
 
   void tell(watched_root& root, change_kind kind, std::filesystem::path path,
-            const watching::file_look& look, std::filesystem::path previous = {});
+            const watching::file_look& look);
   void tell(watched_folder& folder, change_kind kind, const watching::file_name& name,
-            const watching::file_look& look, std::filesystem::path previous = {});
+            const watching::file_look& look);
+  void tell_of_rename(watched_root& old_root, std::filesystem::path old_path,
+                      watched_folder& folder, const watching::file_name& name,
+                      const watching::file_look& look);
 
   void subscribe(watched_root& root, const watched_root::step& step);
   void unsubscribe(watched_root& root, const watched_root::step& step);

@@ -77,9 +77,15 @@ void watch_hub::add(const std::shared_ptr<watch_stream>& stream, const std::file
   });
 }
 
-void watch_hub::remove(const std::shared_ptr<watch_stream>& stream,
-                       const std::filesystem::path& path) {
-  request([=](change_finder& finder) { finder.remove(*stream, path); });
+bool watch_hub::request_removal(const std::shared_ptr<watch_stream>& stream,
+                                const std::filesystem::path& path) {
+  std::lock_guard lock(mutex_);
+  if (stopping_) return false;
+  requests_.push_back([=](change_finder& finder) {
+    finder.remove(*stream, path);
+    stream->has_removed(path);
+  });
+  return true;
 }
 
 void watch_hub::forget(const std::shared_ptr<watch_stream>& stream) noexcept {
@@ -305,7 +311,7 @@ void add_watch(const std::shared_ptr<watch_stream>& stream, const std::filesyste
 
 void remove_watch(const std::shared_ptr<watch_stream>& stream, const std::filesystem::path& path) {
   expect_usable(stream);
-  stream->hub()->remove(stream, path);
+  stream->remove(path);
 }
 
 void cancel_next(const std::shared_ptr<watch_stream>& stream) noexcept {

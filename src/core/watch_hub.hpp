@@ -35,11 +35,13 @@ class watch_hub final : public std::enable_shared_from_this<watch_hub> {
   // Any thread.
   void add(const std::shared_ptr<watch_stream>& stream, const std::filesystem::path& path,
            const watch_options& options, const std::shared_ptr<file_state>& file);
-  void remove(const std::shared_ptr<watch_stream>& stream, const std::filesystem::path& path);
   void forget(const std::shared_ptr<watch_stream>& stream) noexcept;
   bool is_foreign() const noexcept { return home_->is_foreign(); }
   /// There is something to do that may wait.
   void kick() noexcept;
+  /// Of watch_stream, under its mutex; kick() follows, without it. False: the end has come.
+  bool request_removal(const std::shared_ptr<watch_stream>& stream,
+                       const std::filesystem::path& path);
   /// Of watch_stream, under its mutex.
   void next_waits() noexcept;
   void next_is_over() noexcept;

@@ -1,5 +1,6 @@
 #include "watch_stream.hpp"
 
+#include "change_finder.hpp"
 #include "engine.hpp"
 #include "watch_hub.hpp"
 
@@ -23,7 +24,7 @@ bool watch_stream::answer(change_operation& op, bool& room_is_wanted) noexcept {
   } else if (waiting_ != nullptr) {
     op.error = make_error_code(std::errc::operation_in_progress);
   } else if (!queue_.empty()) {
-    op.event = std::move(queue_.front());
+    op.event = std::move(queue_.front().event);
     queue_.pop_front();
     room_is_wanted = wants_room_ && queue_.size() <= capacity_ / 2;
     if (room_is_wanted) wants_room_ = false;
@@ -83,7 +84,7 @@ void watch_stream::cancel() noexcept {
 
 void watch_stream::close() noexcept {
   change_operation* op = nullptr;
-  std::deque<change_event> unread;
+  std::deque<found_event> unread;
   {
     std::lock_guard lock(mutex_);
     if (closed_.exchange(true)) return;
@@ -110,19 +111,85 @@ bool watch_stream::has_room() noexcept {
   return false;
 }
 
-void watch_stream::push(change_event&& event, std::vector<operation*>& over) {
+void watch_stream::push(change_event&& event, const watched_root* root,
+                        const watched_root* previous_root, std::vector<operation*>& over) {
+  const auto length_of = [](const watched_root* r) {
+    return r != nullptr ? r->given.native().size() : 0;
+  };
+  found_event found{std::move(event), length_of(root), length_of(previous_root)};
   std::lock_guard lock(mutex_);
   if (closed_.load(std::memory_order_relaxed)) return;
+  if (std::any_of(removals_.begin(), removals_.end(),
+                  [&](const auto& removed) { return !outlives(found, removed); }))
+    return;
   if (waiting_ != nullptr) {
     over.reserve(over.size() + 1);
-    waiting_->event = std::move(event);
+    waiting_->event = std::move(found.event);
     over.push_back(take_waiting());
     return;
   }
   // Nothing lies between two gaps: they are one.
-  const bool is_overflow = event.kind == change_kind::overflow;
-  if (is_overflow && !queue_.empty() && queue_.back().kind == change_kind::overflow) return;
-  queue_.push_back(std::move(event));
+  const bool is_overflow = found.event.kind == change_kind::overflow;
+  if (is_overflow && !queue_.empty() && queue_.back().event.kind == change_kind::overflow) return;
+  queue_.push_back(std::move(found));
+}
+
+// --- what is not watched any more
+// ------------------------------------------------------------------------------------------------
+//
+// The path may be added again before the removal is carried out, by who looks at it first: what
+// happened before is not to be told after that.
+
+void watch_stream::remove(const std::filesystem::path& path) {
+  {
+    std::lock_guard lock(mutex_);
+    removals_.push_back(path);
+    if (!hub_->request_removal(shared_from_this(), path)) {
+      removals_.pop_back();
+      return;
+    }
+    forget_events(path);
+  }
+  hub_->kick();
+}
+
+void watch_stream::has_removed(const std::filesystem::path& path) noexcept {
+  std::lock_guard lock(mutex_);
+  removals_.erase(std::find(removals_.begin(), removals_.end(), path));
+}
+
+/// Under the mutex.
+void watch_stream::forget_events(const std::filesystem::path& removed) noexcept {
+  auto end = queue_.begin();
+  for (auto it = queue_.begin(); it != queue_.end(); ++it) {
+    if (!outlives(*it, removed)) continue;
+    if (end != it) *end = std::move(*it);
+    ++end;
+  }
+  queue_.erase(end, queue_.end());
+}
+
+/// Tells whether an event says something about other roots than one that is removed, and leaves
+/// only that.
+bool watch_stream::outlives(found_event& found, const std::filesystem::path& removed) {
+  const auto is_of_it = [&](const std::filesystem::path& path, std::size_t given) {
+    return given != 0 && std::filesystem::path(path.native().substr(0, given)) == removed;
+  };
+  change_event& event = found.event;
+  const bool now = is_of_it(event.path, found.given);
+  const bool before = is_of_it(event.previous_path, found.given_before);
+  if (!now && !before) return true;
+  const bool is_all = event.kind != change_kind::renamed || (now && before) || found.given == 0;
+  if (is_all) return false;
+  if (now) {
+    event.path = std::move(event.previous_path);
+    found.given = found.given_before;
+    event.size.reset();
+  }
+  event.kind = now ? change_kind::removed : change_kind::created;
+  event.previous_path.clear();
+  found.given_before = 0;
+  return true;
 }
 
 bool withdraw_next(const operation& op) noexcept {

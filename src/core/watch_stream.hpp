@@ -45,6 +45,8 @@ class watch_stream final : public std::enable_shared_from_this<watch_stream> {
   void close() noexcept;
   bool is_closed() const noexcept { return closed_.load(std::memory_order_acquire); }
   const std::shared_ptr<watch_hub>& hub() const noexcept { return hub_; }
+  /// Ends the watch of a path: whoever asks from here on is told nothing of it.
+  void remove(const std::filesystem::path& path);
   void note_fallback(const std::filesystem::path& path, std::error_code reason);
   std::vector<watch_fallback> fallbacks() const;
 
@@ -52,14 +54,27 @@ class watch_stream final : public std::enable_shared_from_this<watch_stream> {
   /// Tells whether there is room; if not, the hub is told when half of the capacity is free again.
   bool has_room() noexcept;
   /// Hands an event over, whether there is room or not. An operation that it ends is added to
-  /// `over`.
-  void push(change_event&& event, std::vector<operation*>& over);
+  /// `over`. `root` is what the path was found by, and `previous_root` the same of the one before;
+  /// null: it only follows from the other.
+  void push(change_event&& event, const watched_root* root, const watched_root* previous_root,
+            std::vector<operation*>& over);
+  /// What remove() asked for is done.
+  void has_removed(const std::filesystem::path& path) noexcept;
 
   // The state of that search: whoever owns the hub at the moment.
   std::unordered_map<std::filesystem::path, std::unique_ptr<watched_root>, path_hash> roots;
   bool is_recovering = false;
 
  private:
+  /// An event, and how much of each path its root was given.
+  struct found_event {
+    change_event event;
+    std::size_t given = 0;  // 0: see push()
+    std::size_t given_before = 0;
+  };
+
+  static bool outlives(found_event& found, const std::filesystem::path& removed);
+  void forget_events(const std::filesystem::path& removed) noexcept;
   bool answer(change_operation& op, bool& room_is_wanted) noexcept;
   change_operation* take_waiting() noexcept;
 
@@ -68,7 +83,8 @@ class watch_stream final : public std::enable_shared_from_this<watch_stream> {
   std::atomic<bool> closed_{false};
 
   mutable std::mutex mutex_;  // guards what follows
-  std::deque<change_event> queue_;
+  std::deque<found_event> queue_;
+  std::vector<std::filesystem::path> removals_;  // that are still to be carried out
   change_operation* waiting_ = nullptr;
   bool wants_room_ = false;
   std::vector<watch_fallback> fallbacks_;
