@@ -555,4 +555,107 @@ TEST_F(watched_files, are_rebuilt_where_one_event_may_wait_though_one_is_added_a
   rebuild(1, soon(), true);
 }
 
+// --- the end, and what is cancelled
+// ------------------------------------------------------------------------------------------------
+
+/// Changes some files and folders on a thread of its own, as often as it is asked to: one that did
+/// so all the time would leave the others none on a busy machine.
+class busy_folder {
+ public:
+  explicit busy_folder(fs::path folder)
+      : folder_(std::move(folder)), writer_([this] {
+          for (unsigned i = 0;; ++i) {
+            wanted_.wait(i);
+            if (is_over_) return;
+            change(i);
+            done_ = i + 1;
+            done_.notify_all();
+          }
+        }) {}
+  busy_folder(const busy_folder&) = delete;
+  busy_folder& operator=(const busy_folder&) = delete;
+  ~busy_folder() {
+    wait();
+    is_over_ = true;
+    ++wanted_;
+    wanted_.notify_all();
+    writer_.join();
+  }
+  void begin(unsigned changes) {
+    wanted_ += changes;
+    wanted_.notify_all();
+  }
+  void wait() const {
+    const unsigned all = wanted_;
+    for (unsigned done = done_; done != all; done = done_)
+      done_.wait(done);
+  }
+
+ private:
+  void change(unsigned i) const {
+    const fs::path some = folder_ / std::to_string(i % 5);
+    std::error_code ignored;
+    fs::create_directories(some / "d", ignored);
+    write_file(some / "d" / "f", "text");
+    fs::rename(some / "d" / "f", folder_ / "f", ignored);
+    fs::remove_all(folder_ / std::to_string((i + 3) % 5), ignored);
+  }
+
+  const fs::path folder_;
+  std::atomic<bool> is_over_{false};
+  std::atomic<unsigned> wanted_{0};
+  std::atomic<unsigned> done_{0};
+  std::thread writer_;
+};
+
+TEST_F(watcher_edges, are_cancelled_closed_and_let_go_of_by_any_thread_while_events_flow) {
+  write_file(file_, "text");
+  busy_folder busy(dir_.path());
+  for (unsigned round = 0; round < 12; ++round) {
+    SCOPED_TRACE(round);
+    busy.begin(20);
+    auto pool = std::make_unique<asio::thread_pool>(2);
+    mapped_file file(*pool);
+    file.open(file_, support::read_only(), asio::use_future).get();
+    std::vector<std::shared_ptr<watcher>> watchers;
+    for (int i = 0; i < 3; ++i)
+      watchers.push_back(std::make_shared<watcher>(*pool, i == 0 ? 1 : 64));
+    watchers.push_back(std::make_shared<watcher>(file.watch()));
+    std::atomic<int> is_heard{0};
+    for (const auto& changes : watchers) {
+      changes->add(dir_.path(), recursive());
+      changes->add(dir_ / "1" / "d" / "f", missing());
+      // What cancels one half of `||` when the other is over must not do so while it ends.
+      asio::co_spawn(
+          asio::make_strand(*pool),
+          [&is_heard, changes]() -> asio::awaitable<void> {
+            using asio::experimental::awaitable_operators::operator||;
+            asio::steady_timer timer(co_await asio::this_coro::executor);
+            for (std::chrono::microseconds wait{1};; wait = wait * 2 % 5000us) {
+              timer.expires_after(wait);
+              const auto first = co_await (changes->next(asio::use_awaitable) ||
+                                           timer.async_wait(asio::use_awaitable));
+              if (first.index() == 0) ++is_heard;
+            }
+          },
+          asio::detached);
+    }
+    for (int heard = 0; heard <= 20; heard = is_heard) {
+      busy.begin(1);
+      busy.wait();
+    }
+    busy.begin(20);
+    watchers[round % 4]->remove(dir_.path());
+    watchers[(round + 1) % 4]->add(dir_.path());
+    std::thread other([&] { watchers[round % 4]->cancel(); });
+    watchers[(round + 1) % 4]->close();
+    other.join();
+    for (const auto& changes : watchers)
+      if (round % 3 != 0) changes->close();
+    if (round % 2 == 0) watchers.clear();
+    pool.reset();
+    file.cancel();
+  }
+}
+
 }  // namespace
