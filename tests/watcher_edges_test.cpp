@@ -267,7 +267,7 @@ TEST_F(watcher_edges, tell_of_what_was_there_for_a_moment) {
     SCOPED_TRACE(commands);
     changes_.add(file_, missing());
     shell(commands);
-    EXPECT_TRUE(all_.wait_for(change_kind::removed, file_));
+    ASSERT_TRUE(all_.wait_for(change_kind::removed, file_));
     EXPECT_EQ(all_.seen[0].kind, change_kind::created);
     EXPECT_EQ(all_.seen.size(), 2U);
     all_.seen.clear();

@@ -48,6 +48,8 @@ using namespace harness;
 using support::temp_dir;
 
 constexpr bool sanitized = support::under_asan || support::under_tsan;
+/// So many records that something can happen to it meanwhile.
+constexpr std::size_t much = sanitized ? 8000 : 40000;
 
 /// Sends `text` on a connection of its own, and returns the lines that come until it ends.
 words conversation(const ingestd_process& d, std::string_view text) {
@@ -2148,7 +2150,7 @@ TEST_F(ingest_program, leaves_out_what_is_too_long_and_says_so) {
 }
 
 TEST_F(ingest_program, goes_on_where_it_was_when_the_daemon_was_killed) {
-  constexpr std::size_t count = 40000;
+  constexpr std::size_t count = much;
   const words arguments = {"--connections", "4", "--window", "4", text(count).string()};
   auto d = daemon_on_quiet_port();
   process client(send_command(d->address(), words{"--json", json_path()} + arguments));
@@ -2170,7 +2172,7 @@ TEST_F(ingest_program, goes_on_where_it_was_when_the_daemon_was_killed) {
 }
 
 TEST_F(ingest_program, goes_on_where_it_was_when_it_was_killed_itself) {
-  constexpr std::size_t count = 40000;
+  constexpr std::size_t count = much;
   const words arguments = {"--connections", "4", "--window", "4", text(count).string()};
   ingestd_process d(data());
   {
@@ -2190,7 +2192,7 @@ TEST_F(ingest_program, goes_on_where_it_was_when_it_was_killed_itself) {
 }
 
 TEST_F(ingest_program, ends_when_it_is_interrupted_and_can_be_started_again) {
-  constexpr std::size_t count = 40000;
+  constexpr std::size_t count = much;
   const words arguments = {"--connections", "4", "--window", "4", text(count).string()};
   const ingestd_process d(data());
   process client(send_command(d.address(), words{"--json", json_path()} + arguments));
@@ -2206,7 +2208,7 @@ TEST_F(ingest_program, ends_when_it_is_interrupted_and_can_be_started_again) {
 }
 
 TEST_F(ingest_program, goes_on_when_the_daemon_is_replaced_in_an_orderly_way) {
-  constexpr std::size_t count = 40000;
+  constexpr std::size_t count = much;
   const words arguments = {"--connections", "4", "--window", "4", text(count).string()};
   auto d = daemon_on_quiet_port();
   process client(send_command(d->address(), arguments));
@@ -2221,7 +2223,7 @@ TEST_F(ingest_program, goes_on_when_the_daemon_is_replaced_in_an_orderly_way) {
 }
 
 TEST_F(ingest_program, notices_that_acknowledged_records_are_gone) {
-  const words arguments = {"--connections", "2", "--window", "4", text(40000).string()};
+  const words arguments = {"--connections", "2", "--window", "4", text(much).string()};
   auto d = daemon_on_quiet_port();
   process client(send_command(d->address(), arguments));
   const std::string address = d->address();
@@ -2236,7 +2238,7 @@ TEST_F(ingest_program, notices_that_acknowledged_records_are_gone) {
 }
 
 TEST_F(ingest_program, says_that_its_input_was_cut_meanwhile) {
-  constexpr std::size_t count = 40000;
+  constexpr std::size_t count = much;
   const fs::path file = text(count);
   const ingestd_process d(data());
   process client(send_command(d.address(), {"--connections", "4", "--window", "4", file.string()}));
