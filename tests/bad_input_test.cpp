@@ -281,7 +281,7 @@ TEST_F(bad_handle, is_released_once) {
   const support::native_file fd(m.release());
   for (mapping* each : {&m, &copy}) {
     std::error_code error;
-    EXPECT_EQ(each->release(error), -1);
+    EXPECT_EQ(each->release(error), support::no_native_handle);
     EXPECT_EQ(error, errc::not_open);
     EXPECT_EQ(code_of([&] { each->release(); }), errc::not_open);
     each->close();
@@ -315,12 +315,8 @@ std::vector<member> failing_members() {
       {"update_region", [](mapping& m) { m.update_region(0, buffer); },
        [](mapping& m, code& ec) { m.update_region(0, buffer, ec); }},
       {"update_region of several",
-       [](mapping& m) {
-         m.update_region(most, std::array{buffer, buffer});
-       },
-       [](mapping& m, code& ec) {
-         m.update_region(most, std::array{buffer, buffer}, ec);
-       }},
+       [](mapping& m) { m.update_region(most, std::array{buffer, buffer}); },
+       [](mapping& m, code& ec) { m.update_region(most, std::array{buffer, buffer}, ec); }},
       {"update_region of nothing", [](mapping& m) { m.update_region(0, asio::const_buffer()); },
        [](mapping& m, code& ec) { m.update_region(0, asio::const_buffer(), ec); }},
       {"read_into", [](mapping& m) { m.read_into(0, buffer); },
@@ -387,7 +383,7 @@ TEST_F(bad_handle, that_is_not_open_says_so_in_every_member_whatever_else_is_wro
     EXPECT_TRUE(m->path().empty());
     EXPECT_EQ(m->policy(), flush_policy::manual());
     EXPECT_EQ(m->pending_bytes(), 0U);
-    EXPECT_EQ(m->native_handle(), -1);
+    EXPECT_EQ(m->native_handle(), support::no_native_handle);
     EXPECT_FALSE(m->flush_error());
     m->clear_flush_error();
     EXPECT_EQ(m->stats().syncs, 0U);

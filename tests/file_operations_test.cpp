@@ -212,7 +212,7 @@ TEST_F(file_operations_copy, refuses_its_own_source) {
 TEST_F(file_operations_copy, leaves_no_descriptor_behind) {
   write_file(from_, pattern(page()));
   copy(from_, to_);
-  const std::set<int> before = support::open_descriptors();
+  const std::set<support::native_handle> before = support::open_descriptors();
   for (const copy_file_options& options : {copy_file_options(), keeping, durably}) {
     copy(from_, to_, options);
     copy(dir_ / "none", to_, options);

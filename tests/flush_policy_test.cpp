@@ -1,6 +1,5 @@
 // flush_policy at work, on both classes. What mapped_file does is run on each engine; failures are
 // injected on the thread pool, whose system calls a test can see.
-#include "faults/syscall_gate.hpp"
 #include "flush_policy_fixture.hpp"
 #include "support.hpp"
 
@@ -29,7 +28,6 @@
 namespace {
 
 using namespace std::chrono_literals;
-using faults::syscall_gate;
 using mapio::errc;
 using mapio::flush_policy;
 using mapio::mapped_file;
@@ -60,33 +58,6 @@ TEST_F(mapping_policy, always_makes_every_update_durable) {
   EXPECT_EQ(m.stats().syncs, syncs + 2);
   m.update_region(0, asio::const_buffer());
   EXPECT_EQ(m.stats().syncs, syncs + 2);
-}
-
-TEST_F(mapping_policy, always_shares_the_sync_of_updates_at_the_same_time) {
-  std::atomic<bool> hold_next = false;
-  syscall_gate gate(syscall_gate::syncs(), [&](const syscall_gate::call&) {
-    return hold_next.exchange(false) ? syscall_gate::hold : syscall_gate::pass;
-  });
-  const bool possible = gate.run([&] {
-    constexpr std::uint64_t others = 6;
-    mapping m = clean(path_, flush_policy::always());
-    const auto before = m.stats();
-    hold_next = true;
-    std::vector<std::thread> running;
-    running.emplace_back([&] { store(m, 0); });
-    gate.wait_until_held();
-    for (std::uint64_t i = 1; i <= others; ++i)
-      running.emplace_back([&m, i] { store(m, i); });
-    EXPECT_TRUE(support::eventually(
-        [&] { return m.stats().flush_calls == before.flush_calls + 1 + others; }));
-    gate.release();
-    for (std::thread& t : running)
-      t.join();
-    EXPECT_EQ(m.stats().syncs, before.syncs + 2);
-    EXPECT_EQ(m.stats().sync_waiters, before.sync_waiters + 1 + others);
-    EXPECT_EQ(m.pending_bytes(), 0U);
-  });
-  if (!possible) GTEST_SKIP() << "seccomp does not let us hold system calls";
 }
 
 TEST_F(mapping_policy, every_bytes_flushes_the_whole_file_with_the_byte_that_is_one_too_many) {
@@ -127,7 +98,9 @@ TEST_F(mapping_policy, every_flushes_in_the_background) {
   mapping m = clean(path_, flush_policy::every(5ms));
   store(m, 1);
   EXPECT_TRUE(support::eventually([&] { return m.pending_bytes() == 0; }));
-  { m.mutable_view(7 * page(), 1).data()[0] = std::byte{7}; }
+  {
+    m.mutable_view(7 * page(), 1).data()[0] = std::byte{7};
+  }
   EXPECT_TRUE(support::eventually([&] { return m.pending_bytes() == 0; }));
   EXPECT_TRUE(support::eventually([&] { return m.stats().policy_flushes >= 2; }));
   // Nothing to do is nothing done.

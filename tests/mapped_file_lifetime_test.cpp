@@ -566,7 +566,7 @@ TEST_F(mapped_file_lifetime, of_regions_and_mappings_may_be_longer_than_that_of_
 }
 
 TEST_F(mapped_file_lifetime, leaves_no_descriptor_behind) {
-  std::optional<std::set<int>> before;
+  std::optional<std::set<support::native_handle>> before;
   for (int round = 0; round < 3; ++round) {
     {
       asio::io_context io;

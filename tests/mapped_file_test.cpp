@@ -90,7 +90,7 @@ TEST_F(mapped_file_open, opens_an_existing_file_for_reading) {
     mapped_file file(co_await asio::this_coro::executor);
     EXPECT_FALSE(file.is_open());
     EXPECT_EQ(file.size(), 0U);
-    EXPECT_EQ(file.native_handle(), -1);
+    EXPECT_EQ(file.native_handle(), support::no_native_handle);
     co_await file.open(path_);
     EXPECT_TRUE(file.is_open());
     EXPECT_EQ(file.size(), bytes.size());
@@ -286,7 +286,7 @@ TEST_F(mapped_file_handle, has_no_properties_when_closed) {
     EXPECT_TRUE(f->path().empty());
     EXPECT_EQ(f->pending_bytes(), 0U);
     EXPECT_EQ(f->stats().syncs, 0U);
-    EXPECT_EQ(f->native_handle(), -1);
+    EXPECT_EQ(f->native_handle(), support::no_native_handle);
   }
   file.cancel();
   moved_from.cancel();

@@ -7,14 +7,13 @@
 #include "mapped_file_fixture.hpp"
 #include "parity_fixture.hpp"
 #include "smaps.hpp"
+#include "socket_pair.hpp"
 #include "support.hpp"
 
 #include <asio/awaitable.hpp>
 #include <asio/buffer.hpp>
 #include <asio/error.hpp>
 #include <asio/io_context.hpp>
-#include <asio/local/connect_pair.hpp>
-#include <asio/local/stream_protocol.hpp>
 #include <asio/read.hpp>
 #include <asio/use_awaitable.hpp>
 #include <asio/write.hpp>
@@ -291,12 +290,7 @@ TEST_F(parity, resize) {
 }
 
 template <class T>
-concept lockable = requires(T t) {
-  t.lock();
-}
-|| requires(T t) {
-  t.unlock();
-};
+concept lockable = requires(T t) { t.lock(); } || requires(T t) { t.unlock(); };
 static_assert(!lockable<mapping> && !lockable<mapped_file> && !lockable<mapio::segment>,
               "std::lock_guard of a mapping would lock its pages");
 
@@ -488,21 +482,19 @@ TEST_F(parity, page_size) {
 TEST_F(parity, bytes) {
   const std::string bytes = pattern(2 * mebibyte);  // more than a socket takes at once
   mapped_file file = opened_with(bytes);
-  asio::local::stream_protocol::socket near(io_);
-  asio::local::stream_protocol::socket far(io_);
-  asio::local::connect_pair(near, far);
+  support::socket_pair sockets(io_);
   outcome sent;
   run([&]() -> work {
     const void* const mapped = file.map().view(0, 1).data();
     mapio::region all = co_await file.view(0, file.size());
     EXPECT_EQ(static_cast<const asio::const_buffer&>(all).data(), mapped) << "a copy";
-    asio::async_write(near, std::move(all), sent.handler());
+    asio::async_write(sockets.here, std::move(all), sent.handler());
     co_await file.close();
   });
   EXPECT_EQ(sent.calls, 0);
   EXPECT_TRUE(support::is_mapped(path_)) << "the socket needs it";
   std::string received(bytes.size(), '\0');
-  asio::async_read(far, asio::buffer(received), [](std::error_code, std::size_t) {});
+  asio::async_read(sockets.there, asio::buffer(received), [](std::error_code, std::size_t) {});
   ASSERT_TRUE(support::run_to_end(io_));
   EXPECT_TRUE(sent.ok());
   EXPECT_TRUE(same(received, bytes));

@@ -1,7 +1,6 @@
 #ifndef MAPIO_TESTS_PREFAULT_FIXTURE_HPP
 #define MAPIO_TESTS_PREFAULT_FIXTURE_HPP
 
-#include "faults/syscall_gate.hpp"
 #include "support.hpp"
 
 #include <mapio/mapped_file.hpp>
@@ -12,9 +11,7 @@
 
 #include <gtest/gtest.h>
 
-#include <cerrno>
 #include <filesystem>
-#include <functional>
 #include <system_error>
 #include <vector>
 
@@ -26,7 +23,6 @@ using mapio::mapping;
 using mapio::open_options;
 
 inline constexpr std::size_t pages = 64;
-inline constexpr int madvise_populate_read = 22;  // not in the headers of Debian 12
 
 inline open_options eager(open_options options) {
   options.touch = mapio::prefault::eager;
@@ -48,17 +44,6 @@ class prefault_test : public testing::Test {
     if (!support::evict(path_)) return false;
     const mapping m(path_, support::read_only());
     return !m.is_resident(0, m.size());
-  }
-  /// Runs `body` while nothing can be brought into memory; false where that cannot be had.
-  static bool without_populating(const std::function<void()>& body) {
-    faults::syscall_gate gate(
-        {SYS_madvise},
-        [](const faults::syscall_gate::call& c) {
-          return c.arguments[2] == madvise_populate_read ? faults::syscall_gate::fail(EFAULT)
-                                                         : faults::syscall_gate::pass;
-        },
-        faults::advice_that_populates_nothing());
-    return gate.run(body);
   }
 
   support::temp_dir dir_;

@@ -1,13 +1,12 @@
 #include <mapio/region.hpp>
 
+#include "socket_pair.hpp"
 #include "support.hpp"
 
 #include <mapio/mapping.hpp>
 
 #include <asio/buffer.hpp>
 #include <asio/io_context.hpp>
-#include <asio/local/connect_pair.hpp>
-#include <asio/local/stream_protocol.hpp>
 #include <asio/read.hpp>
 #include <asio/write.hpp>
 
@@ -456,12 +455,10 @@ TEST_F(region_test, is_kept_by_a_write_to_a_socket) {
   mapping m(path, support::read_write());
 
   asio::io_context io;
-  asio::local::stream_protocol::socket near(io);
-  asio::local::stream_protocol::socket far(io);
-  asio::local::connect_pair(near, far);
+  support::socket_pair sockets(io);
 
   bool written = false;
-  asio::async_write(near, m.view(0, m.size()), [&](std::error_code ec, std::size_t n) {
+  asio::async_write(sockets.here, m.view(0, m.size()), [&](std::error_code ec, std::size_t n) {
     EXPECT_FALSE(ec) << ec.message();
     EXPECT_EQ(n, large.size());
     written = true;
@@ -476,7 +473,7 @@ TEST_F(region_test, is_kept_by_a_write_to_a_socket) {
   m.close();
   m = mapping();
   std::string received(large.size(), '\0');
-  asio::async_read(far, asio::buffer(received), [](std::error_code error, std::size_t) {
+  asio::async_read(sockets.there, asio::buffer(received), [](std::error_code error, std::size_t) {
     EXPECT_FALSE(error) << error.message();
   });
   ASSERT_TRUE(support::run_to_end(io));
@@ -487,16 +484,15 @@ TEST_F(region_test, is_kept_by_a_write_to_a_socket) {
 
 TEST_F(region_test, is_kept_by_a_write_of_several) {
   asio::io_context io;
-  asio::local::stream_protocol::socket near(io);
-  asio::local::stream_protocol::socket far(io);
-  asio::local::connect_pair(near, far);
+  support::socket_pair sockets(io);
   bool written = false;
-  asio::async_write(near, std::vector<region>{m_.view(0, page()), m_.view(8 * page(), page())},
+  asio::async_write(sockets.here,
+                    std::vector<region>{m_.view(0, page()), m_.view(8 * page(), page())},
                     [&](std::error_code ec, std::size_t) { written = !ec; });
   m_.close();
   m_ = mapping();
   std::string received(2 * page(), '\0');
-  asio::async_read(far, asio::buffer(received), [](std::error_code, std::size_t) {});
+  asio::async_read(sockets.there, asio::buffer(received), [](std::error_code, std::size_t) {});
   ASSERT_TRUE(support::run_to_end(io));
   EXPECT_TRUE(written);
   EXPECT_TRUE(same(received, part(0, page()) + part(8 * page(), page())));
@@ -613,19 +609,17 @@ TEST_F(region_test, mutable_one_makes_no_other_page_dirty) {
 
 TEST_F(region_test, mutable_one_takes_what_a_socket_reads) {
   asio::io_context io;
-  asio::local::stream_protocol::socket near(io);
-  asio::local::stream_protocol::socket far(io);
-  asio::local::connect_pair(near, far);
+  support::socket_pair sockets(io);
   const std::string text = support::pattern(page(), 9);
   bool done = false;
-  asio::async_read(near, m_.mutable_view(4 * page(), page()),
+  asio::async_read(sockets.here, m_.mutable_view(4 * page(), page()),
                    [&](std::error_code ec, std::size_t n) {
                      EXPECT_FALSE(ec) << ec.message();
                      EXPECT_EQ(n, page());
                      done = true;
                    });
   EXPECT_TRUE(pinned_from(4 * page()));
-  asio::write(far, asio::buffer(text));
+  asio::write(sockets.there, asio::buffer(text));
   ASSERT_TRUE(support::run_to_end(io));
   EXPECT_TRUE(done);
   EXPECT_EQ(to_string(m_.view(4 * page(), page())), text);

@@ -20,6 +20,8 @@
 #include <chrono>
 #include <deque>
 #include <functional>
+#include <thread>
+#include <vector>
 
 #include <unistd.h>
 
@@ -39,6 +41,35 @@ using support::mapped_file_policy;
 using support::outcome;
 using support::page;
 using support::store;
+
+using mapping_policy = flush_policy_test;
+
+TEST_F(mapping_policy, always_shares_the_sync_of_updates_at_the_same_time) {
+  std::atomic<bool> hold_next = false;
+  syscall_gate gate(syscall_gate::syncs(), [&](const syscall_gate::call&) {
+    return hold_next.exchange(false) ? syscall_gate::hold : syscall_gate::pass;
+  });
+  const bool possible = gate.run([&] {
+    constexpr std::uint64_t others = 6;
+    mapping m = clean(path_, flush_policy::always());
+    const auto before = m.stats();
+    hold_next = true;
+    std::vector<std::thread> running;
+    running.emplace_back([&] { store(m, 0); });
+    gate.wait_until_held();
+    for (std::uint64_t i = 1; i <= others; ++i)
+      running.emplace_back([&m, i] { store(m, i); });
+    EXPECT_TRUE(support::eventually(
+        [&] { return m.stats().flush_calls == before.flush_calls + 1 + others; }));
+    gate.release();
+    for (std::thread& t : running)
+      t.join();
+    EXPECT_EQ(m.stats().syncs, before.syncs + 2);
+    EXPECT_EQ(m.stats().sync_waiters, before.sync_waiters + 1 + others);
+    EXPECT_EQ(m.pending_bytes(), 0U);
+  });
+  if (!possible) GTEST_SKIP() << "seccomp does not let us hold system calls";
+}
 
 const std::error_code io_error(EIO, std::system_category());
 

@@ -1,5 +1,6 @@
 // What of prefault_test.cpp is about Linux.
 
+#include "faults/syscall_gate.hpp"
 #include "linux/linux_support.hpp"
 #include "prefault_fixture.hpp"
 
@@ -11,7 +12,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <filesystem>
+#include <functional>
 #include <system_error>
 
 #include <unistd.h>
@@ -30,6 +33,20 @@ using support::page;
 using support::pages;
 using support::pattern;
 using support::prefault_test;
+
+constexpr int madvise_populate_read = 22;  // not in the headers of Debian 12
+
+/// Runs `body` while nothing can be brought into memory; false where that cannot be had.
+bool without_populating(const std::function<void()>& body) {
+  faults::syscall_gate gate(
+      {SYS_madvise},
+      [](const faults::syscall_gate::call& c) {
+        return c.arguments[2] == madvise_populate_read ? faults::syscall_gate::fail(EFAULT)
+                                                       : faults::syscall_gate::pass;
+      },
+      faults::advice_that_populates_nothing());
+  return gate.run(body);
+}
 
 TEST_F(prefault_test, that_fails_leaves_nothing_open) {
   support::write_file(path_, pattern(pages * page()));
