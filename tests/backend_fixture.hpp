@@ -34,6 +34,12 @@ inline bool io_uring_is_available() {
   return built_with_io_uring && io_uring_is_allowed();
 }
 
+/// The engine of a context for which nobody asked for another one.
+inline mapio::backend_kind best_engine() {
+  if (engine_of_this_os != mapio::backend_kind::io_uring) return engine_of_this_os;
+  return io_uring_is_available() ? mapio::backend_kind::io_uring : mapio::backend_kind::thread_pool;
+}
+
 inline std::string text_of(const std::error_code& ec) {
   return ec.category().name() + std::string(": ") + ec.message();
 }

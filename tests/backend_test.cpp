@@ -32,6 +32,7 @@ using mapio::backend_of;
 using mapio::mapped_file;
 using mapio::use_backend;
 using support::backend_test;
+using support::best_engine;
 using support::code_of;
 using support::contains;
 using support::creating;
@@ -49,7 +50,7 @@ using backend_environment = backend_test;
 TEST_F(backend_of_context, is_known_and_has_a_reason) {
   asio::io_context io;
   const backend_info info = backend_of(io);
-  EXPECT_TRUE(info.kind == backend_kind::io_uring || info.kind == backend_kind::thread_pool);
+  EXPECT_TRUE(info.kind == best_engine() || info.kind == backend_kind::thread_pool);
   EXPECT_FALSE(info.reason.empty());
   expect_to_work(io);
 }
@@ -80,10 +81,8 @@ TEST_F(backend_of_context, is_its_own_for_every_context) {
   use_backend(a, backend_kind::thread_pool);
   const scoped_environment automatic("MAPIO_BACKEND", nullptr);
   EXPECT_EQ(backend_of(a).kind, backend_kind::thread_pool);
-  const backend_kind expected =
-      io_uring_is_available() ? backend_kind::io_uring : backend_kind::thread_pool;
-  EXPECT_EQ(backend_of(b).kind, expected);
-  EXPECT_EQ(backend_of(c).kind, expected);
+  EXPECT_EQ(backend_of(b).kind, best_engine());
+  EXPECT_EQ(backend_of(c).kind, best_engine());
   expect_to_work(a);
   expect_to_work(b);
 }
@@ -225,7 +224,8 @@ TEST_F(backend_environment, chooses_io_uring) {
 }
 
 TEST_F(backend_environment, cannot_choose_what_is_not_for_this_system) {
-  const scoped_environment set("MAPIO_BACKEND", "iocp");
+  const scoped_environment set(
+      "MAPIO_BACKEND", support::engine_of_this_os == backend_kind::iocp ? "io_uring" : "iocp");
   asio::io_context io;
   EXPECT_EQ(code_of([&] { backend_of(io); }), mapio::errc::unsupported);
 }

@@ -363,9 +363,9 @@ TEST_F(bad_handle, that_is_not_open_says_so_in_every_member_whatever_else_is_wro
   mapping never;
   mapping closed = mapping::create(path_, page());
   closed.close();
-  mapping moved_from = mapping::create(path_, page());
+  mapping moved_from = mapping::create(dir_ / "moved", page());
   const mapping target = std::move(moved_from);
-  mapping released = mapping::create(path_, page());
+  mapping released = mapping::create(dir_ / "released", page());
   const support::native_file fd(released.release());
   std::error_code error;
   mapping failed(dir_ / "missing", read_only(), error);

@@ -73,7 +73,7 @@ class file_operations : public support::mapped_file_test {
     EXPECT_TRUE(same(read_file(to_), read_file(from_)));
     EXPECT_EQ(names(), (std::set<std::string>{"from", "to"}));
   }
-  void expect_refused(const fs::path& from, const fs::path& to, std::errc why,
+  void expect_refused(const fs::path& from, const fs::path& to, std::error_condition why,
                       const copy_file_options& options = {}) {
     const auto before = names();
     const outcome o = copy(from, to, options);

@@ -216,12 +216,12 @@ TEST_F(mapping_open, of_a_directory_fails) {
 
 TEST_F(mapping_open, of_something_below_a_file_fails) {
   file_of("x");
-  EXPECT_EQ(open_error(path_ / "below"), std::errc::not_a_directory);
+  EXPECT_EQ(open_error(path_ / "below"), support::error_below_a_file());
 }
 
 TEST_F(mapping_open, of_a_name_that_is_too_long_fails) {
-  EXPECT_EQ(open_error(dir_ / std::string(300, 'n')), std::errc::filename_too_long);
-  EXPECT_EQ(open_error(dir_ / std::string(300, 'n'), creating(1)), std::errc::filename_too_long);
+  EXPECT_EQ(open_error(dir_ / std::string(300, 'n')), support::error_of_a_long_name());
+  EXPECT_EQ(open_error(dir_ / std::string(300, 'n'), creating(1)), support::error_of_a_long_name());
 }
 
 TEST_F(mapping_open, follows_a_symbolic_link_unless_told_otherwise) {
@@ -390,15 +390,6 @@ TEST_F(mapping_create, or_open_never_shows_a_file_that_has_not_got_its_size_yet)
     for (auto& t : running)
       t.join();
   }
-}
-
-TEST_F(mapping_create, leaves_the_permissions_of_an_existing_file_alone) {
-  file_of("x");
-  fs::permissions(path_, fs::perms{0640});
-  open_options options = creating(page());
-  options.permissions = fs::perms{0600};
-  EXPECT_FALSE(open_error(path_, options));
-  EXPECT_EQ(static_cast<unsigned>(fs::status(path_).permissions()), 0640U);
 }
 
 TEST_F(mapping_create, allocates_blocks_only_when_told_to) {
@@ -883,7 +874,8 @@ TEST_F(mapping_io, runs_beside_flushes_growth_and_views_in_other_threads) {
   });
   for (int i = 1; i <= 50; ++i) {
     m.flush();
-    m.resize((16 + static_cast<std::uint64_t>(i)) * page());
+    // By so much, every system can let it grow behind a view.
+    m.resize((1 + static_cast<std::uint64_t>(i)) * 16 * page());
     m.flush_range(0, 16);
   }
   stop = true;
@@ -1242,7 +1234,9 @@ TEST_F(mapping_flush, reads_make_nothing_dirty) {
   mapping m = mapping::create(path_, 4 * page());
   m.flush();
   read_all(m);
-  { const mapio::region r = m.view(0, m.size()); }
+  {
+    const mapio::region r = m.view(0, m.size());
+  }
   m.prefetch();
   EXPECT_EQ(m.pending_bytes(), 0U);
   EXPECT_EQ(cost_of_flush(m), 0U);
@@ -1346,7 +1340,9 @@ TEST_F(mapping_lock, keeps_whole_pages_until_they_are_unlocked) {
 }
 
 TEST_F(mapping_lock, brings_pages_in_and_keeps_them_clean) {
-  { const mapping m = mapping::create(file_of(pattern(64 * page())), 64 * page()); }
+  {
+    const mapping m = mapping::create(file_of(pattern(64 * page())), 64 * page());
+  }
   if (!support::evict(path_)) GTEST_SKIP() << "this file system does not let go of its pages";
   mapping m(path_, read_write());
   m.flush();

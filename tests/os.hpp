@@ -4,6 +4,7 @@
 // What tests need of an operating system. os_linux.cpp has it, or os_windows.cpp: CMake chooses.
 // What only Linux has is in linux/linux_support.hpp.
 
+#include <mapio/backend.hpp>
 #include <mapio/mapping.hpp>
 
 #include <cstddef>
@@ -15,6 +16,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -84,10 +86,16 @@ std::set<native_handle> open_descriptors();
 
 /// Makes a folder of a new name, and returns its path; throws std::system_error.
 fs::path make_unique_folder(const fs::path& parent);
+/// Removes a folder and what is in it, as far as that is possible.
+void remove_tree(const fs::path& folder) noexcept;
 
 /// Cuts or extends a file behind the library's back; throws std::system_error where the OS refuses
 /// that because it is mapped.
 void truncate_file(const fs::path& path, std::uint64_t size);
+
+/// What the OS says of a path that goes on behind a file, and of a name that is longer than any.
+std::error_condition error_below_a_file();
+std::error_condition error_of_a_long_name();
 
 /// Counts the bytes that the file system keeps for a file, which is fewer than its size if it has
 /// holes.
@@ -172,6 +180,9 @@ struct child_end {
     return out << "exit status " << end.code;
   }
 };
+
+/// The engine that only this OS has.
+extern const mapio::backend_kind engine_of_this_os;
 
 /// Whether this machine lets this process have a ring of io_uring at all.
 bool io_uring_is_allowed();

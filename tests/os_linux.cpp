@@ -27,7 +27,7 @@ namespace {
 }
 
 struct stat status_of(const fs::path& path) {
-  struct stat status {};
+  struct stat status{};
   if (::stat(path.c_str(), &status) != 0) fail("stat " + path.string());
   return status;
 }
@@ -118,6 +118,19 @@ void truncate_file(const fs::path& path, std::uint64_t size) {
   if (::truncate(path.c_str(), static_cast<off_t>(size)) != 0) fail("truncate");
 }
 
+void remove_tree(const fs::path& folder) noexcept {
+  std::error_code ignored;
+  fs::remove_all(folder, ignored);
+}
+
+std::error_condition error_below_a_file() {
+  return std::errc::not_a_directory;
+}
+
+std::error_condition error_of_a_long_name() {
+  return std::errc::filename_too_long;
+}
+
 std::uint64_t allocated_bytes(const fs::path& path) {
   constexpr std::uint64_t unit = 512;
   return static_cast<std::uint64_t>(status_of(path).st_blocks) * unit;
@@ -129,7 +142,7 @@ std::pair<std::uint64_t, std::uint64_t> identity(const fs::path& path) {
 }
 
 std::pair<std::uint64_t, std::uint64_t> identity(native_handle file) {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(file, &status) != 0) fail("fstat");
   return {status.st_dev, status.st_ino};
 }
@@ -139,7 +152,7 @@ std::pair<std::uint64_t, std::uint64_t> identity(native_handle file) {
 
 bool evict(const fs::path& path) {
   const native_file file = open_native(path, opening::to_read);
-  struct statfs what {};
+  struct statfs what{};
   if (::fstatfs(file.get(), &what) != 0 || what.f_type == TMPFS_MAGIC) return false;
   return ::fsync(file.get()) == 0 && ::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED) == 0;
 }
@@ -225,6 +238,8 @@ void arm_watchdog(unsigned seconds) {
 void disarm_watchdog() {
   ::alarm(0);
 }
+
+const mapio::backend_kind engine_of_this_os = mapio::backend_kind::io_uring;
 
 bool io_uring_is_allowed() {
   // 120 bytes of zeros are valid parameters.

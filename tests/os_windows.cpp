@@ -174,14 +174,13 @@ bool is_inherited(native_handle file) noexcept {
 // Those of files: others come and go with what the runtime does.
 std::set<native_handle> open_descriptors() {
   std::set<native_handle> files;
-  DWORD left = 0;
-  if (::GetProcessHandleCount(::GetCurrentProcess(), &left) == 0) fail("GetProcessHandleCount");
+  // They are numbered from below, and how many there are, Wine does not say.
   constexpr std::uintptr_t step = 4;
-  constexpr std::uintptr_t most = 1 << 18;
-  for (std::uintptr_t number = step; left > 0 && number < most; number += step) {
+  constexpr std::uintptr_t longest_gap = 1024 * step;
+  for (std::uintptr_t number = step, last = 0; number - last < longest_gap; number += step) {
     const auto handle = reinterpret_cast<native_handle>(number);
     if (!is_open_descriptor(handle)) continue;
-    --left;
+    last = number;
     if (::GetFileType(handle) == FILE_TYPE_DISK) files.insert(handle);
   }
   return files;
@@ -206,6 +205,34 @@ void truncate_file(const fs::path& path, std::uint64_t size) {
   const DWORD error = ::GetLastError();
   if (error == ERROR_USER_MAPPED_FILE && truncate_by_the_host(path, file.get(), size)) return;
   fail("SetEndOfFile", error);
+}
+
+// MinGW's std::filesystem::remove_all() crashes over a folder that cannot be removed because
+// somebody has it open.
+void remove_tree(const fs::path& folder) noexcept try {
+  std::vector<fs::path> folders;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.is_directory(ignored)) {
+      folders.push_back(entry.path());
+      continue;
+    }
+    ::SetFileAttributesW(entry.path().c_str(), FILE_ATTRIBUTE_NORMAL);
+    ::DeleteFileW(entry.path().c_str());
+  }
+  for (const fs::path& inner : folders)
+    remove_tree(inner);
+  ::RemoveDirectoryW(folder.c_str());
+} catch (const std::exception&) {
+  // It stays.
+}
+
+std::error_condition error_below_a_file() {
+  return std::errc::no_such_file_or_directory;
+}
+
+std::error_condition error_of_a_long_name() {
+  return std::errc::no_such_file_or_directory;
 }
 
 std::uint64_t allocated_bytes(const fs::path& path) {
@@ -323,6 +350,8 @@ void disarm_watchdog() {
   static_cast<void>(
       ::DeleteTimerQueueTimer(nullptr, std::exchange(watchdog_timer, nullptr), nullptr));
 }
+
+const mapio::backend_kind engine_of_this_os = mapio::backend_kind::iocp;
 
 bool io_uring_is_allowed() {
   return false;

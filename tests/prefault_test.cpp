@@ -49,8 +49,9 @@ TEST_F(prefault_test, opens_an_awaited_file_when_everything_is_in_memory) {
 }
 
 TEST_F(prefault_test, brings_in_a_file_that_is_created) {
-  const mapping m(path_, eager(creating(pages * page())));
+  mapping m(path_, eager(creating(pages * page())));
   EXPECT_TRUE(m.is_resident(0, m.size()));
+  m.close();
   mapped_file file(io_);
   EXPECT_FALSE(await_open(file, eager(creating(pages * page()))));
   EXPECT_TRUE(file.map().is_resident(0, file.size()));

@@ -78,10 +78,7 @@ class temp_dir {
       : path_(make_unique_folder(parent)) {}
   temp_dir(const temp_dir&) = delete;
   temp_dir& operator=(const temp_dir&) = delete;
-  ~temp_dir() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
+  ~temp_dir() { remove_tree(path_); }
 
   const fs::path& path() const noexcept { return path_; }
   fs::path operator/(std::string_view name) const { return path_ / name; }
@@ -100,9 +97,12 @@ inline std::string pattern(std::size_t size, std::uint64_t seed = 1) {
 
 inline void write_file(const fs::path& path, std::string_view bytes) {
   std::ofstream out(path, std::ios::binary | std::ios::trunc);
+  const bool may_not_be_emptied = !out && fs::exists(path);  // Windows: as long as it is mapped
+  if (may_not_be_emptied) out.open(path, std::ios::binary | std::ios::in | std::ios::out);
   out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   out.close();
   if (!out) throw std::runtime_error("cannot write " + path.string());
+  if (may_not_be_emptied && fs::file_size(path) > bytes.size()) truncate_file(path, bytes.size());
 }
 
 inline std::string read_file(const fs::path& path) {

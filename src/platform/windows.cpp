@@ -144,10 +144,15 @@ std::error_code grow(HANDLE file, std::uint64_t from, std::uint64_t to) noexcept
   return op.error;
 }
 
-void remove_open(HANDLE file) noexcept {
+/// Takes back a file that was created. Its own handle may not do that: who opens the file as most
+/// programs do, which let nobody remove it meanwhile, would be refused because of it.
+void remove_created(HANDLE file) noexcept {
+  const HANDLE again = ::ReOpenFile(file, DELETE, windows::shared_with_all, 0);
+  if (again == nullptr || again == no_handle) return;
   FILE_DISPOSITION_INFO info{};
   info.DeleteFile = TRUE;
-  ::SetFileInformationByHandle(file, FileDispositionInfo, &info, sizeof info);
+  ::SetFileInformationByHandle(again, FileDispositionInfo, &info, sizeof info);
+  ::CloseHandle(again);
 }
 
 std::error_code open_existing(const std::filesystem::path& path, const open_options& options,
@@ -163,8 +168,7 @@ std::error_code create_file(const std::filesystem::path& path, const open_option
       (options.permissions &
        (std::filesystem::perms::owner_write | std::filesystem::perms::group_write |
         std::filesystem::perms::others_write)) != std::filesystem::perms::none;
-  // To take it back there must be the right to.
-  file = windows::open_by_name(path, access_of(options) | DELETE, CREATE_NEW, flags_of(options),
+  file = windows::open_by_name(path, access_of(options), CREATE_NEW, flags_of(options),
                                may_be_written ? FILE_ATTRIBUTE_NORMAL : FILE_ATTRIBUTE_READONLY);
   if (!file) return windows::why_not_opened(path, last_error());
   std::error_code error = windows::check_regular(file.get(), options.follow_symlinks);
@@ -174,7 +178,7 @@ std::error_code create_file(const std::filesystem::path& path, const open_option
   if (!options.preallocate)
     ::DeviceIoControl(file.get(), FSCTL_SET_SPARSE, nullptr, 0, nullptr, 0, &ignored, nullptr);
   if (options.size != 0) error = grow(file.get(), 0, options.size);
-  if (error) remove_open(file.get());
+  if (error) remove_created(file.get());
   return error;
 }
 
@@ -348,6 +352,17 @@ DWORD transfer_at(HANDLE file, std::uint64_t at, std::error_code& error, Call ca
   return done;
 }
 
+/// Tells whether a call failed because of the memory it was given, for which the OS has two names;
+/// one of them is also that of too many calls at a time.
+bool is_of_memory(const std::error_code& error, const char* memory, DWORD bytes) noexcept {
+  if (error != error_of(ERROR_NOACCESS) && error != error_of(ERROR_INVALID_USER_BUFFER))
+    return false;
+  std::byte touched;
+  for (std::size_t at = 0; at < bytes; at += page_size())
+    if (guarded_copy(&touched, memory + at, 1) != 1) return true;
+  return bytes != 0 && guarded_copy(&touched, memory + bytes - 1, 1) != 1;
+}
+
 /// Calls transfer(address, bytes, offset) until the whole range is done.
 template <class Transfer>
 void transfer_all(operation& op, Transfer transfer) noexcept {
@@ -359,9 +374,10 @@ void transfer_all(operation& op, Transfer transfer) noexcept {
       const auto skip = static_cast<std::size_t>(op.transferred - begin);
       const auto bytes = static_cast<DWORD>(
           std::min<std::uint64_t>({most_at_once, b.size() - skip, op.count - op.transferred}));
-      const DWORD n = transfer(static_cast<char*>(const_cast<void*>(b.data())) + skip, bytes,
-                               op.at + op.transferred);
+      char* const memory = static_cast<char*>(const_cast<void*>(b.data())) + skip;
+      const DWORD n = transfer(memory, bytes, op.at + op.transferred);
       op.transferred += n;
+      if (is_of_memory(op.error, memory, bytes)) op.error = errc::page_fault;
       if (n == 0 || op.error) return;
     }
     begin += b.size();

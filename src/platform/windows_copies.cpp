@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstring>
 #include <memory>
 #include <new>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <winioctl.h>
@@ -150,10 +152,20 @@ std::error_code rename(const file_copy& copy, bool overwrite) {
   if (::SetFileInformationByHandle(copy.target, rename_info_ex, info, static_cast<DWORD>(bytes)) !=
       FALSE)
     return {};
-  const std::error_code error = last_error();
+  std::error_code error = last_error();
   if (error == std::errc::file_exists) return error;
-  return succeeded(::MoveFileExW(native_path(copy.temporary).c_str(), to.c_str(),
-                                 overwrite ? MOVEFILE_REPLACE_EXISTING : 0));
+  const std::wstring from = native_path(copy.temporary);
+  // Not while anybody has the target open, be it only to look at it, as other copies do.
+  constexpr std::chrono::milliseconds longest_wait{500};
+  const auto end_of_wait = std::chrono::steady_clock::now() + longest_wait;
+  for (;;) {
+    error = succeeded(
+        ::MoveFileExW(from.c_str(), to.c_str(), overwrite ? MOVEFILE_REPLACE_EXISTING : 0));
+    if ((error != error_of(ERROR_ACCESS_DENIED) && error != error_of(ERROR_SHARING_VIOLATION)) ||
+        std::chrono::steady_clock::now() > end_of_wait)
+      return error;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
 }
 
 std::error_code sync_folder_of(const std::filesystem::path& path) {

@@ -74,13 +74,13 @@ using support::turn;
 using support::write_file;
 
 mode_t mode_of(const fs::path& path) {
-  struct stat status {};
+  struct stat status{};
   EXPECT_EQ(::lstat(path.c_str(), &status), 0) << path;
   return status.st_mode & 07777;
 }
 
 std::uint64_t allocated_bytes(const fs::path& path) {
-  struct stat status {};
+  struct stat status{};
   EXPECT_EQ(::stat(path.c_str(), &status), 0) << path;
   return 512 * static_cast<std::uint64_t>(status.st_blocks);
 }
@@ -108,6 +108,21 @@ void make_socket(const fs::path& path) {
 #define MAPIO_SKIP_UNDER_TSAN()                                                                    \
   if (support::under_tsan)                                                                         \
   GTEST_SKIP() << "ThreadSanitizer allows no threads after a fork with threads"
+
+// Windows has other errors for these.
+TEST_F(file_operations_copy, refuses_names_that_no_file_has) {
+  write_file(from_, "new");
+  const fs::path too_long = dir_ / std::string(300, 'x');
+  for (const auto& [path, why] : {std::pair{fs::path(from_) += "/", std::errc::not_a_directory},
+                                  std::pair{too_long, std::errc::filename_too_long}}) {
+    expect_refused(path, to_, why);
+    expect_refused(from_, path, why);
+    const outcome o = remove(path);
+    EXPECT_EQ(o.calls, 1);
+    EXPECT_EQ(o.error, why) << path << ": " << o.error.message();
+  }
+  EXPECT_EQ(names(), (std::set<std::string>{"from"}));
+}
 
 TEST_F(file_operations_copy, has_the_permissions_of_its_source_and_no_privileges) {
   write_file(from_, "x");
