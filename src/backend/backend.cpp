@@ -26,9 +26,9 @@ class engine_service final : public asio::execution_context::service {
 
   explicit engine_service(asio::execution_context& context)
       : service(context), engine_(std::make_shared<engine>(context)) {
-    // Services are shut down newest first: what our threads post to must be older than we are, which
-    // is the scheduler and any strand, and the reactor that other threads may still reach through
-    // us.
+    // Services are shut down newest first: what our threads post to must be older than we are,
+    // which is the scheduler and any strand, and the reactor that other threads may still reach
+    // through us.
     asio::use_service<asio::detail::io_context_impl>(context);
     asio::use_service<asio::detail::strand_executor_service>(context);
     create_services_for_io_uring(context);
