@@ -216,10 +216,9 @@ std::error_code file_state::open(const std::filesystem::path& path, const open_o
     }
   }
   if (error) {
+    if (!file.created.empty()) platform::remove_created(file.file, file.created);
     platform::close(file.file);
     if (file.directory != platform::no_handle) platform::close(file.directory);
-    std::error_code ignored;
-    if (!file.created.empty()) std::filesystem::remove(file.created, ignored);
     return error;
   }
   mapped->notify_on_drop(result);
@@ -229,9 +228,8 @@ std::error_code file_state::open(const std::filesystem::path& path, const open_o
     error = platform::start_over(file.file, old_size, options);
   if (!error) error = result->prefault_if_eager();
   if (error) {
+    if (!file.created.empty()) platform::remove_created(file.file, file.created);
     result.reset();
-    std::error_code ignored;
-    if (!file.created.empty()) std::filesystem::remove(file.created, ignored);
   }
   return error;
 } catch (const std::system_error& e) {

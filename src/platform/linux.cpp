@@ -220,7 +220,7 @@ namespace {
 // The size alone: whoever asks for the times too makes the next write stamp the inode anew
 // (Linux 6.13: timestamps as fine as anybody looks), and the next sync journal it.
 std::error_code ask_for_size(int file, int how, std::uint64_t& size) noexcept {
-  struct statx status {};
+  struct statx status{};
   if (::statx(file, "", AT_EMPTY_PATH | how, STATX_SIZE, &status) != 0) return last_error();
   size = status.stx_size;
   return {};
@@ -269,7 +269,7 @@ std::array<char, 32> own_link(int file) noexcept {
 namespace posix {
 
 void identify(int file, opened_file& result) noexcept {
-  struct statfs status {};
+  struct statfs status{};
   if (::fstatfs(file, &status) != 0) return;
   const auto type = static_cast<long>(status.f_type) & 0xFFFFFFFFL;
   switch (type) {
@@ -392,6 +392,12 @@ void allocate(operation& op) noexcept {
     op.error = last_error();
     return;
   }
+}
+
+std::error_code zero(int file, std::uint64_t bytes) noexcept {
+  while (::fallocate(file, FALLOC_FL_ZERO_RANGE, 0, static_cast<off_t>(bytes)) != 0)
+    if (errno != EINTR) return last_error();
+  return {};
 }
 
 }  // namespace posix

@@ -36,8 +36,10 @@ struct opened_file {
 /// left open or created.
 std::error_code open(const std::filesystem::path& path, const open_options& options,
                      opened_file& result);
-/// Gives a file that was there, and is to begin anew, options.size zero bytes; after an error it
-/// has what it had.
+/// Takes a file back that open() created, if it still has that name; before it is closed.
+void remove_created(native_handle_type file, const std::filesystem::path& name) noexcept;
+/// Gives a file that was there, and is to begin anew, options.size zero bytes; has it what it had
+/// where there is no room for them.
 std::error_code start_over(native_handle_type file, std::uint64_t old_size,
                            const open_options& options) noexcept;
 /// Looks at a file that is open already; does not close it on error.

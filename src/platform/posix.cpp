@@ -109,8 +109,7 @@ std::error_code size_new_file(int file, const open_options& options) noexcept {
 }
 
 bool is_same_file(int a, int b) noexcept {
-  struct stat of_a {
-  }, of_b{};
+  struct stat of_a{}, of_b{};
   return ::fstat(a, &of_a) == 0 && ::fstat(b, &of_b) == 0 && of_a.st_ino == of_b.st_ino &&
          of_a.st_dev == of_b.st_dev;
 }
@@ -126,12 +125,22 @@ int reopen(int file, const std::filesystem::path& path, int flags) noexcept {
   return same ? named : file;
 }
 
+/// For what is done by a name later: the working directory may be another one by then.
+std::filesystem::path absolute_name(const std::filesystem::path& path) {
+  std::error_code error;
+  std::filesystem::path absolute = std::filesystem::absolute(path, error);
+  return error ? path : absolute;
+}
+
 /// Creates a file that nobody can see before it has its size. Where the file system cannot do that,
 /// it has a moment with a name and without a size.
 std::error_code create_file(const std::filesystem::path& path, int flags,
                             const open_options& options, int& file) {
   const auto permissions = static_cast<mode_t>(options.permissions) & 07777;
   if (options.size != 0) {
+    // Before it takes the disk from others.
+    struct stat status{};
+    if (::lstat(path.c_str(), &status) == 0) return error_of(std::errc::file_exists);
     const int unnamed = posix::open_unnamed(path, flags, permissions);
     if (unnamed >= 0) {
       std::error_code error = size_new_file(unnamed, options);
@@ -149,10 +158,32 @@ std::error_code create_file(const std::filesystem::path& path, int flags,
   if (file < 0) return last_error();
   const std::error_code error = size_new_file(file, options);
   if (error) {
-    ::unlink(path.c_str());
+    remove_created(file, path);
     ::close(file);
   }
   return error;
+}
+
+std::error_code check_regular(const struct stat& status) noexcept {
+  if (S_ISREG(status.st_mode)) return {};
+  return error_of(S_ISDIR(status.st_mode) ? std::errc::is_a_directory : std::errc::no_such_device);
+}
+
+std::error_code check_regular(int file, struct stat& status) noexcept {
+  return ::fstat(file, &status) == 0 ? check_regular(status) : last_error();
+}
+
+/// Nothing else is even opened: who waits at the other end of a FIFO would take that for a reader,
+/// and what a device does then is its own affair.
+std::error_code open_regular(const std::filesystem::path& path, int flags, int& file) noexcept {
+  struct stat status{};
+  const int found =
+      (flags & O_NOFOLLOW) != 0 ? ::lstat(path.c_str(), &status) : ::stat(path.c_str(), &status);
+  // Of what is not there, may not be looked at or is a link, opening it tells why not.
+  if (found == 0 && !S_ISLNK(status.st_mode))
+    if (std::error_code error = check_regular(status)) return error;
+  file = open_file(path.c_str(), flags);
+  return file >= 0 ? std::error_code() : last_error();
 }
 
 /// Follows symbolic links to the name of a file, or to none: a dangling link names a file that can
@@ -182,32 +213,18 @@ std::error_code open_or_create(const std::filesystem::path& path, int flags,
   std::filesystem::path place = path;
   // A file that comes and goes between the two calls is tried again, but not for ever.
   for (int tries = 0; tries < 100; ++tries) {
-    file = open_file(path.c_str(), flags);
-    if (file >= 0 || errno != ENOENT) return file >= 0 ? std::error_code() : last_error();
-    std::error_code error = create_file(place, flags, options, file);
-    if (!error) created = place;
+    std::error_code error = open_regular(path, flags, file);
+    if (error != std::errc::no_such_file_or_directory) return error;
+    error = create_file(place, flags, options, file);
+    if (!error) created = absolute_name(place);
     if (error != std::errc::file_exists) return error;
     // A dangling symbolic link is there for O_EXCL and is not for a plain open.
-    struct stat status {};
+    struct stat status{};
     bool exists = false;
     error = find_place(path, options.follow_symlinks, place, status, exists);
     if (error) return error;
   }
   return error_of(std::errc::file_exists);
-}
-
-std::error_code check_regular(const struct stat& status) noexcept {
-  if (S_ISREG(status.st_mode)) return {};
-  return error_of(S_ISDIR(status.st_mode) ? std::errc::is_a_directory : std::errc::no_such_device);
-}
-
-std::error_code check_regular(int file, struct stat& status) noexcept {
-  return ::fstat(file, &status) == 0 ? check_regular(status) : last_error();
-}
-
-std::error_code open_existing(const std::filesystem::path& path, int flags, int& file) noexcept {
-  file = open_file(path.c_str(), flags);
-  return file >= 0 ? std::error_code() : last_error();
 }
 
 /// What a socket answers; a FIFO or a device can be opened, and is refused by check_regular().
@@ -222,6 +239,22 @@ std::error_code cut(int file, std::uint64_t size) noexcept {
   return retry_interrupted([&] { return ::ftruncate(file, static_cast<off_t>(size)); }) == 0
              ? std::error_code()
              : last_error();
+}
+
+/// Has the first bytes of a file be zero, without another block for them.
+std::error_code zero(int file, std::uint64_t bytes) noexcept {
+  const std::error_code error = posix::zero(file, bytes);
+  if (!is_not_supported(error)) return error;
+  static constexpr std::array<char, std::size_t{64} << 10> zeros{};
+  for (std::uint64_t done = 0; done < bytes;) {
+    const auto piece =
+        static_cast<std::size_t>(std::min<std::uint64_t>(zeros.size(), bytes - done));
+    const ssize_t n = retry_interrupted(
+        [&] { return ::pwrite(file, zeros.data(), piece, static_cast<off_t>(done)); });
+    if (n < 0) return last_error();
+    done += static_cast<std::uint64_t>(n);
+  }
+  return {};
 }
 
 /// Finds out what the OS does with such a file.
@@ -244,8 +277,7 @@ void open_directory(const std::filesystem::path& path, int file, opened_file& re
       result.directory_error = last_error();
       return;
     }
-    struct stat by_name {
-    }, by_handle{};
+    struct stat by_name{}, by_handle{};
     if (::fstatat(result.directory, real.filename().c_str(), &by_name, AT_SYMLINK_NOFOLLOW) == 0 &&
         ::fstat(file, &by_handle) == 0 && by_name.st_ino == by_handle.st_ino &&
         by_name.st_dev == by_handle.st_dev)
@@ -261,7 +293,7 @@ void open_directory(const std::filesystem::path& path, int file, opened_file& re
 }  // namespace
 
 std::uint64_t largest_file() noexcept {
-  struct rlimit limit {};
+  struct rlimit limit{};
   const bool is_limited = ::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
   return is_limited ? limit.rlim_cur : std::numeric_limits<std::uint64_t>::max();
 }
@@ -275,11 +307,11 @@ std::error_code open(const std::filesystem::path& path, const open_options& opti
   std::error_code error;
   switch (options.create) {
   case disposition::open_existing:
-    error = open_existing(path, flags, file);
+    error = open_regular(path, flags, file);
     break;
   case disposition::create_new:
     error = create_file(path, flags, options, file);
-    if (!error) created = path;
+    if (!error) created = absolute_name(path);
     break;
   case disposition::open_or_create:
   case disposition::create_or_truncate:
@@ -288,11 +320,10 @@ std::error_code open(const std::filesystem::path& path, const open_options& opti
   }
   if (error) return no_device_if_socket(error);
 
-  struct stat status {};
+  struct stat status{};
   error = check_regular(file, status);
   if (error) {
     ::close(file);
-    if (!created.empty()) ::unlink(created.c_str());
     return error;
   }
   result.file = file;
@@ -302,10 +333,18 @@ std::error_code open(const std::filesystem::path& path, const open_options& opti
   return {};
 }
 
+void remove_created(native_handle_type file, const std::filesystem::path& name) noexcept {
+  struct stat of_name{}, of_file{};
+  if (::lstat(name.c_str(), &of_name) == 0 && ::fstat(file, &of_file) == 0 &&
+      of_name.st_ino == of_file.st_ino && of_name.st_dev == of_file.st_dev)
+    ::unlink(name.c_str());
+}
+
 std::error_code start_over(native_handle_type file, std::uint64_t old_size,
                            const open_options& options) noexcept {
+  const bool has_blocks = options.preallocate && options.size != 0;
   // What was in it is only given up once the new size is certain, and with it the blocks.
-  if (options.size > old_size || (options.preallocate && options.size != 0)) {
+  if (options.size > old_size || has_blocks) {
     const std::uint64_t from = options.preallocate ? 0 : old_size;
     if (std::error_code error = grow(file, from, options.size, options.preallocate)) {
       static_cast<void>(cut(file, old_size));
@@ -313,8 +352,15 @@ std::error_code start_over(native_handle_type file, std::uint64_t old_size,
     }
   }
   if (old_size == 0) return {};
-  std::error_code error = cut(file, 0);
-  return error || options.size == 0 ? error : grow(file, 0, options.size, options.preallocate);
+  if (!has_blocks) {
+    std::error_code error = cut(file, 0);
+    return error || options.size == 0 ? error : grow(file, 0, options.size, false);
+  }
+  // Blocks that were given up might not be had again. What somebody stored behind the old end, in
+  // its page, goes too.
+  const auto page = static_cast<std::uint64_t>(page_size());
+  std::error_code error = zero(file, std::min(options.size, (old_size / page + 1) * page));
+  return error || old_size <= options.size ? error : cut(file, options.size);
 }
 
 std::error_code inspect(native_handle_type file, const open_options& options, opened_file& result) {
@@ -326,7 +372,7 @@ std::error_code inspect(native_handle_type file, const open_options& options, op
   // Reads and writes take whole blocks there, of aligned memory.
   if ((flags & O_DIRECT) != 0) return errc::unsupported;
 #endif
-  struct stat status {};
+  struct stat status{};
   if (std::error_code error = check_regular(file, status)) return error;
   // A file that is empty is not mapped, which would find this out.
   const int how = flags & O_ACCMODE;
@@ -375,7 +421,7 @@ std::error_code open_source(const std::filesystem::path& from, const copy_file_o
                             file_copy& copy, struct stat& status) noexcept {
   open_options reading;
   reading.follow_symlinks = options.follow_symlinks;
-  std::error_code error = open_existing(from, open_flags(reading), copy.source);
+  std::error_code error = open_regular(from, open_flags(reading), copy.source);
   if (!error) error = check_regular(copy.source, status);
   if (error) return no_device_if_socket(error);
   copy.size = static_cast<std::uint64_t>(status.st_size);
@@ -513,8 +559,7 @@ std::error_code sync_folder_of(const std::filesystem::path& path) {
 
 std::error_code begin_copy(const std::filesystem::path& from, const std::filesystem::path& to,
                            const copy_file_options& options, file_copy& copy) {
-  struct stat source {
-  }, target{};
+  struct stat source{}, target{};
   bool exists = false;
   std::error_code error = check_path(from);
   if (!error) error = check_path(to);
@@ -574,7 +619,7 @@ std::error_code remove(const std::filesystem::path& path) noexcept {
   if (::unlink(path.c_str()) == 0) return {};
   const std::error_code error = last_error();
   // Where POSIX lets an OS say something less clear.
-  struct stat status {};
+  struct stat status{};
   return error == std::errc::operation_not_permitted && ::lstat(path.c_str(), &status) == 0 &&
                  S_ISDIR(status.st_mode)
              ? error_of(std::errc::is_a_directory)

@@ -70,6 +70,8 @@ void start_writeback(operation& op) noexcept;
 void populate(operation& op) noexcept;
 void populate_for_storing(operation& op) noexcept;
 void allocate(operation& op) noexcept;
+/// Has the first bytes of a file be zero and keep their blocks; else std::errc::not_supported.
+std::error_code zero(int file, std::uint64_t bytes) noexcept;
 
 }  // namespace detail::platform::posix
 MAPIO_NAMESPACE_END

@@ -144,17 +144,6 @@ std::error_code grow(HANDLE file, std::uint64_t from, std::uint64_t to) noexcept
   return op.error;
 }
 
-/// Takes back a file that was created. Its own handle may not do that: who opens the file as most
-/// programs do, which let nobody remove it meanwhile, would be refused because of it.
-void remove_created(HANDLE file) noexcept {
-  const HANDLE again = ::ReOpenFile(file, DELETE, windows::shared_with_all, 0);
-  if (again == nullptr || again == no_handle) return;
-  FILE_DISPOSITION_INFO info{};
-  info.DeleteFile = TRUE;
-  ::SetFileInformationByHandle(again, FileDispositionInfo, &info, sizeof info);
-  ::CloseHandle(again);
-}
-
 std::error_code open_existing(const std::filesystem::path& path, const open_options& options,
                               unique_handle& file) {
   file = windows::open_by_name(path, access_of(options), OPEN_EXISTING, flags_of(options));
@@ -178,7 +167,7 @@ std::error_code create_file(const std::filesystem::path& path, const open_option
   if (!options.preallocate)
     ::DeviceIoControl(file.get(), FSCTL_SET_SPARSE, nullptr, 0, nullptr, 0, &ignored, nullptr);
   if (options.size != 0) error = grow(file.get(), 0, options.size);
-  if (error) remove_created(file.get());
+  if (error) remove_created(file.get(), path);
   return error;
 }
 
@@ -255,6 +244,17 @@ std::error_code open(const std::filesystem::path& path, const open_options& opti
   result.medium = medium_of(file.get());
   result.file = file.release();
   return {};
+}
+
+// Its own handle may not do that: who opens the file as most programs do, which let nobody remove
+// it meanwhile, would be refused because of it.
+void remove_created(native_handle_type file, const std::filesystem::path&) noexcept {
+  const HANDLE again = ::ReOpenFile(file, DELETE, windows::shared_with_all, 0);
+  if (again == nullptr || again == no_handle) return;
+  FILE_DISPOSITION_INFO info{};
+  info.DeleteFile = TRUE;
+  ::SetFileInformationByHandle(again, FileDispositionInfo, &info, sizeof info);
+  ::CloseHandle(again);
 }
 
 std::error_code start_over(native_handle_type file, std::uint64_t old_size,

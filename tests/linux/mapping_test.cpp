@@ -31,8 +31,10 @@
 #include <utility>
 #include <vector>
 
+#include <fcntl.h>
 #include <linux/magic.h>
 #include <poll.h>
+#include <sys/inotify.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -184,6 +186,50 @@ TEST_F(mapping_create, or_open_by_many_processes_loses_nobodys_bytes) {
     EXPECT_TRUE(end.ok()) << end;
   }
   expect_slots(path_, processes);
+}
+
+TEST_F(mapping_create, of_an_existing_file_takes_no_room_for_another_one) {
+  write_file(path_, "x");
+  const open_options options = creating(std::uint64_t{1} << 43, disposition::create_new);
+  EXPECT_EQ(open_error(path_, options), std::errc::file_exists);
+}
+
+TEST_F(mapping_create, begins_anew_in_the_blocks_that_it_was_given) {
+  for (const std::uint64_t size : {page(), 3 * page() + 1, 9 * page()}) {
+    write_file(path_, pattern(5 * page()));
+    bool is_given = false;
+    faults::syscall_gate gate({SYS_fallocate}, [&](const faults::syscall_gate::call& c) {
+      const bool is_wanted = c.arguments[1] == 0;
+      return is_wanted && std::exchange(is_given, true) ? faults::syscall_gate::fail(ENOSPC)
+                                                        : faults::syscall_gate::pass;
+    });
+    const bool possible = gate.run([&] {
+      open_options options = creating(size, disposition::create_or_truncate);
+      options.preallocate = true;
+      const mapping m(path_, options);
+      EXPECT_TRUE(same(read_all(m), std::string(size, '\0')));
+      EXPECT_EQ(fs::file_size(path_), size);
+    });
+    if (!possible) GTEST_SKIP() << "seccomp does not let us fail system calls";
+  }
+}
+
+// Who waits at its other end would take it for a reader.
+TEST_F(mapping_open, of_a_pipe_is_refused_without_opening_it) {
+  ASSERT_EQ(::mkfifo(path_.c_str(), 0600), 0);
+  const support::unique_fd opens(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+  ASSERT_GE(::inotify_add_watch(opens.get(), path_.c_str(), IN_OPEN), 0);
+  const auto is_opened = [&] {
+    alignas(inotify_event) std::array<char, 4096> events{};
+    return ::read(opens.get(), events.data(), events.size()) > 0;
+  };
+  for (const disposition create :
+       {disposition::open_existing, disposition::open_or_create, disposition::create_or_truncate}) {
+    EXPECT_EQ(open_error(path_, creating(1, create)), std::errc::no_such_device);
+    EXPECT_FALSE(is_opened());
+  }
+  const support::unique_fd pipe = support::open_fd(path_, O_RDONLY | O_NONBLOCK);
+  EXPECT_TRUE(is_opened());
 }
 
 TEST_F(mapping_create, leaves_the_permissions_of_an_existing_file_alone) {

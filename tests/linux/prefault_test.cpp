@@ -75,6 +75,27 @@ TEST_F(prefault_test, that_fails_removes_the_file_that_was_created) {
   if (!possible) GTEST_SKIP() << "seccomp does not let us fail system calls";
 }
 
+TEST_F(prefault_test, that_fails_leaves_a_file_that_took_the_name_meanwhile) {
+  const fs::path other = dir_ / "other";
+  support::write_file(other, "precious");
+  faults::syscall_gate gate(
+      {SYS_madvise},
+      [&](const faults::syscall_gate::call& c) {
+        if (c.arguments[2] != madvise_populate_read) return faults::syscall_gate::pass;
+        std::error_code ignored;
+        fs::rename(other, path_, ignored);
+        return faults::syscall_gate::fail(EFAULT);
+      },
+      faults::advice_that_populates_nothing());
+  const bool possible = gate.run([&] {
+    std::error_code ec;
+    const mapping m(path_, eager(creating(page(), mapio::disposition::create_new)), ec);
+    EXPECT_EQ(ec, errc::page_fault);
+    EXPECT_EQ(support::read_file(path_), "precious");
+  });
+  if (!possible) GTEST_SKIP() << "seccomp does not let us fail system calls";
+}
+
 TEST_F(prefault_test, that_fails_gives_back_the_handle_that_was_to_be_adopted) {
   support::write_file(path_, pattern(pages * page()));
   const bool possible = without_populating([&] {
