@@ -22,6 +22,7 @@
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 MAPIO_NAMESPACE_BEGIN
@@ -398,6 +399,14 @@ std::error_code zero(int file, std::uint64_t bytes) noexcept {
   while (::fallocate(file, FALLOC_FL_ZERO_RANGE, 0, static_cast<off_t>(bytes)) != 0)
     if (errno != EINTR) return last_error();
   return {};
+}
+
+void restore_floating_point([[maybe_unused]] const void* context) noexcept {
+#if defined(__x86_64__)
+  const auto* const state = static_cast<const ucontext_t*>(context)->uc_mcontext.fpregs;
+  if (state == nullptr) return;
+  asm volatile("ldmxcsr %0\n\tfldcw %1" : : "m"(state->mxcsr), "m"(state->cwd));
+#endif
 }
 
 }  // namespace posix

@@ -215,6 +215,8 @@ std::error_code zero(int, std::uint64_t) noexcept {
   return error_of(ENOTSUP);
 }
 
+void restore_floating_point(const void*) noexcept {}
+
 }  // namespace posix
 
 // --- threads of ours, barriers

@@ -835,6 +835,7 @@ using jump_buffer = sigjmp_buf;
 #endif
 
 struct guarded_range {
+  guarded_range* outer;  // of a copy in a handler that interrupted another one
   const char* destination;
   const char* source;
   std::size_t size;
@@ -849,7 +850,8 @@ __attribute__((tls_model("initial-exec"))) thread_local guarded_range* volatile 
 __attribute__((tls_model("initial-exec"))) thread_local const void* string_copy_at = nullptr;
 #endif
 
-struct sigaction previous_action {};
+struct sigaction previous_action{};
+struct sigaction own_action{};
 std::atomic<bool> previous_was_called{false};
 
 /// Tells a fault of this thread from a signal that somebody sent, and from memory that failed
@@ -902,6 +904,7 @@ bool leave_guarded_copy(const siginfo_t& info, void* context) noexcept {
     const auto& interrupted = *static_cast<const ucontext_t*>(context);
     g->alternate_stack = interrupted.uc_stack;
     ::pthread_sigmask(SIG_SETMASK, &interrupted.uc_sigmask, nullptr);
+    posix::restore_floating_point(context);
   } else {
     sigset_t fault;
     sigemptyset(&fault);
@@ -940,10 +943,13 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   // A fault cannot be ignored.
   if (previous_action.sa_handler == SIG_IGN && !is_fault(*info)) return;
   // Run into it again without us. What was sent does not come again by itself.
-  struct sigaction standard {};
+  struct sigaction standard{};
   standard.sa_handler = SIG_DFL;
   ::sigaction(signal, &standard, nullptr);
-  if (!is_fault(*info)) ::raise(signal);
+  if (is_fault(*info)) return;
+  ::raise(signal);
+  // The first process of a container survives that.
+  ::sigaction(signal, &own_action, nullptr);
 }
 
 #ifdef MAPIO_ON_LINUX
@@ -993,10 +999,12 @@ template <class Access>
 [[gnu::noinline]] bool access_or_fault(void* destination, const void* source, std::size_t n,
                                        Access access) noexcept {
   guarded_range range;
+  range.outer = guarded;
   range.destination = static_cast<const char*>(destination);
   range.source = static_cast<const char*>(source);
   range.size = n;
   if (MAPIO_SET_JUMP(range.resume) != 0) {
+    guarded = range.outer;
     take_back(range.alternate_stack);
     return false;
   }
@@ -1004,7 +1012,7 @@ template <class Access>
   std::atomic_signal_fence(std::memory_order_seq_cst);
   access(destination, source, n);
   std::atomic_signal_fence(std::memory_order_seq_cst);
-  guarded = nullptr;
+  guarded = range.outer;
   return true;
 }
 
@@ -1019,15 +1027,14 @@ bool copy_or_fault(void* destination, const void* source, std::size_t n) noexcep
 void guard_faults() {
   // To find it done costs less than a once_flag, and guarded_copy() asks for every copy.
   [[maybe_unused]] static const bool done = [] {
-    struct sigaction action {};
-    action.sa_sigaction = on_fault;
+    own_action.sa_sigaction = on_fault;
     // NODEFER: the handler is left by a jump, after which the next fault must be delivered again.
-    action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
-    sigemptyset(&action.sa_mask);
+    own_action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
+    sigemptyset(&own_action.sa_mask);
     // Known before the first fault can ask for them.
     static_cast<void>(page_size());
     if (::sigaction(SIGBUS, nullptr, &previous_action) != 0 ||
-        ::sigaction(SIGBUS, &action, nullptr) != 0)
+        ::sigaction(SIGBUS, &own_action, nullptr) != 0)
       throw std::system_error(last_error(), "sigaction");
     return true;
   }();

@@ -72,6 +72,9 @@ void populate_for_storing(operation& op) noexcept;
 void allocate(operation& op) noexcept;
 /// Has the first bytes of a file be zero and keep their blocks; else std::errc::not_supported.
 std::error_code zero(int file, std::uint64_t bytes) noexcept;
+/// Of a thread that a signal interrupted and that is to go on elsewhere: rounding and the like are
+/// what a handler begins with until it returns, which it does not.
+void restore_floating_point(const void* context) noexcept;
 
 }  // namespace detail::platform::posix
 MAPIO_NAMESPACE_END

@@ -17,6 +17,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cfenv>
 #include <chrono>
 #include <csignal>
 #include <cstddef>
@@ -595,6 +596,86 @@ TEST_P(fault_test, is_handled_on_an_alternate_stack) {
         return true;
       },
       SA_ONSTACK);
+}
+
+// Signals that are sent look like faults to whoever does not look closely, and copy too.
+std::atomic<std::size_t> signals_taken{0};
+
+void take_signal(const siginfo_t* info) {
+  if (info->si_code > 0) return put_memory_there(info);
+  char byte = 0;
+  EXPECT_EQ(mapio::guarded_copy(&byte, lost_to_handler->at(0), 1), 0U);
+  ++signals_taken;
+}
+
+TEST_P(fault_test, after_a_handler_copied_in_the_middle_of_a_copy_is_survived) {
+  if (support::under_tsan) GTEST_SKIP() << blocked_in_handlers;
+  in_application(
+      [](const support::temp_dir& folder) {
+        const lost_pages lost(folder / "lost", 1);
+        lost_to_handler = &lost;
+        const std::uint64_t handled_before = application_faults;
+        const std::string bytes = pattern(2 << 20);
+        write_file(folder / "file", bytes);
+        const mapping map(folder / "file");
+        support::truncate_file(folder / "file", bytes.size() / 2);
+        constexpr std::size_t signals = 200;
+        std::thread sender([copying = ::pthread_self()] {
+          for (std::size_t i = 0; i < signals; ++i) {
+            ::pthread_kill(copying, SIGBUS);
+            if (!support::eventually([&] { return signals_taken > i || HasFailure(); })) return;
+          }
+        });
+        std::string buffer(bytes.size(), untouched);
+        while (signals_taken < signals && !HasFailure()) {
+          std::error_code error;
+          EXPECT_EQ(map.read_into(0, asio::buffer(buffer), error), bytes.size() / 2);
+          EXPECT_EQ(error, errc::page_fault);
+        }
+        sender.join();
+        EXPECT_EQ(application_faults, handled_before);
+        return true;
+      },
+      SA_NODEFER, [](int, siginfo_t* info, void*) { take_signal(info); },
+      [](int signal, siginfo_t* info, void* context) {
+        if (!mapio::handle_fault(signal, info, context)) take_signal(info);
+      });
+}
+
+TEST_P(fault_test, leaves_the_rounding_of_the_thread_as_it_was) {
+  in_application([](const support::temp_dir& folder) {
+    write_file(folder / "file", pattern(64 * page()));
+    mapping map(folder / "file", storing());
+    support::truncate_file(folder / "file", 0);
+    EXPECT_EQ(std::fesetround(FE_UPWARD), 0);
+    for (const std::size_t n : {std::size_t{64}, std::size_t{8} << 10, std::size_t{100} << 10}) {
+      std::string buffer(n, untouched);
+      std::error_code error;
+      EXPECT_EQ(map.read_into(0, asio::buffer(buffer), error), 0U);
+      EXPECT_EQ(error, errc::page_fault);
+      EXPECT_EQ(std::fegetround(), FE_UPWARD) << n;
+      EXPECT_EQ(map.update_region(0, asio::buffer(buffer), error), 0U);
+      EXPECT_EQ(std::fegetround(), FE_UPWARD) << n;
+    }
+    EXPECT_EQ(std::fesetround(FE_TONEAREST), 0);
+    return true;
+  });
+}
+
+// The kernel lets it live through a signal for which it has no handler.
+TEST_P(fault_test, of_the_first_process_of_a_container_are_survived_after_a_signal_was_sent_to_it) {
+  const auto end = support::in_fresh_process([] {
+    if (::unshare(CLONE_NEWPID) != 0) ::_exit(77);
+    const auto first = support::in_child([] {
+      const support::temp_dir folder;
+      survive_a_fault(folder);
+      ::kill(::getpid(), SIGBUS);
+      survive_a_fault(folder);
+    });
+    EXPECT_TRUE(first.ok()) << first;
+  });
+  if (end.exited_with(77)) GTEST_SKIP() << "there can be no namespaces for processes here";
+  EXPECT_TRUE(end.ok()) << end;
 }
 
 constexpr const char* unseen = "the kernel does not let us see system calls";
