@@ -61,5 +61,16 @@ if(mapio_type STREQUAL "SHARED_LIBRARY")
   string(APPEND mapio_pc_cflags " -DMAPIO_SHARED")
 endif()
 
+# Asio's libraries are everybody's who includes it, the others a static archive's.
+set(mapio_pc_libs "")
+foreach(library IN LISTS MapioAsio_LIBRARIES)
+  string(APPEND mapio_pc_libs " -l${library}")
+endforeach()
+if(NOT mapio_type STREQUAL "SHARED_LIBRARY")
+  foreach(library IN LISTS mapio_system_libraries)
+    string(APPEND mapio_pc_libs " -l${library}")
+  endforeach()
+endif()
+
 configure_file(cmake/mapio.pc.in "${PROJECT_BINARY_DIR}/mapio.pc" @ONLY)
 install(FILES "${PROJECT_BINARY_DIR}/mapio.pc" DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig")

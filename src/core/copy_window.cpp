@@ -10,13 +10,10 @@ namespace {
 // next one that starts.
 std::atomic<copy_window*> all_windows{nullptr};
 
-struct window_owner {
-  copy_window* window = nullptr;
-  ~window_owner() {
-    current_window = nullptr;
-    if (window != nullptr) window->taken.store(false, std::memory_order_release);
-  }
-};
+void give_back(platform::thread_end& window) noexcept {
+  current_window = nullptr;
+  static_cast<copy_window&>(window).taken.store(false, std::memory_order_release);
+}
 
 copy_window* claim_window() noexcept {
   for (copy_window* it = all_windows.load(std::memory_order_acquire); it != nullptr;
@@ -26,6 +23,7 @@ copy_window* claim_window() noexcept {
   }
   auto* fresh = new (std::nothrow) copy_window;
   if (fresh == nullptr) return nullptr;
+  fresh->call = give_back;
   static std::atomic<std::size_t> windows{0};
   fresh->number = windows.fetch_add(1, std::memory_order_relaxed);
   fresh->next = all_windows.load(std::memory_order_relaxed);
@@ -37,15 +35,15 @@ copy_window* claim_window() noexcept {
 
 }  // namespace
 
-// A plain pointer, readable after the owner was destroyed: a destructor that copies then takes a
-// window for good.
+// A plain pointer, readable after the window was given back: a destructor that copies then takes
+// one for good.
 constinit thread_local copy_window* current_window = nullptr;
 
 copy_window* open_first_window() noexcept {
-  thread_local window_owner owner;
-  current_window = claim_window();
-  owner.window = current_window;
-  return current_window;
+  copy_window* const window = claim_window();
+  if (window != nullptr) platform::call_at_thread_end(*window);
+  current_window = window;
+  return window;
 }
 
 bool is_being_copied(const extent& e, std::uint64_t begin, std::uint64_t end) noexcept {

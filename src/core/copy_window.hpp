@@ -18,7 +18,7 @@ class extent;
 /// A pin would do as well, at two compare-and-swaps per copy. A copy is short and never leaves its
 /// thread, so a plain store is enough where the other side can make up for the missing barrier
 /// (platform::heavy_barrier). Alone on its cache line, since every copy writes it.
-struct alignas(64) copy_window {
+struct alignas(64) copy_window : platform::thread_end {
   std::atomic<const extent*> where{nullptr};
   std::atomic<std::uint64_t> begin{0};
   std::atomic<std::uint64_t> end{0};

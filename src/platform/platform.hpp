@@ -155,6 +155,14 @@ void heavy_barrier() noexcept;
 /// Keeps the application's signals away from this thread, which is ours; faults stay deliverable.
 void block_signals() noexcept;
 
+/// What is to be done when a thread ends.
+struct thread_end {
+  void (*call)(thread_end& end) noexcept = nullptr;
+};
+/// Has it done when this thread ends, or never, where the OS does not have what that takes. Once per
+/// thread, and not by whom it calls.
+void call_at_thread_end(thread_end& end) noexcept;
+
 /// Lets whoever wakes up take the processor from this thread at once, where the OS can do that. Its
 /// share stays the same.
 void let_others_preempt() noexcept;

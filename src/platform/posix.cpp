@@ -1072,6 +1072,17 @@ sigset_t signals_of_others() noexcept {
 
 }  // namespace
 
+void call_at_thread_end(thread_end& end) noexcept {
+  struct caller {
+    thread_end* end = nullptr;
+    ~caller() {
+      if (end != nullptr) end->call(*end);
+    }
+  };
+  thread_local caller of_this_thread;
+  of_this_thread.end = &end;
+}
+
 void block_signals() noexcept {
   const sigset_t all = signals_of_others();
   ::pthread_sigmask(SIG_SETMASK, &all, nullptr);

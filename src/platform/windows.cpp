@@ -10,6 +10,7 @@
 #include <limits>
 #include <thread>
 
+#include <pthread.h>
 #include <winioctl.h>
 
 MAPIO_NAMESPACE_BEGIN
@@ -325,10 +326,33 @@ bool is_not_supported(const std::error_code& error) noexcept {
 
 namespace {
 
+/// A pointer of each thread, that is done away with when the thread ends. Not a thread_local
+/// object: MinGW's runtime frees the memory of those before it calls their destructors.
+class thread_pointer {
+ public:
+  explicit thread_pointer(void (*end)(void*)) noexcept
+      : is_there_(::pthread_key_create(&key_, end) == 0) {}
+
+  void* get() const noexcept { return is_there_ ? ::pthread_getspecific(key_) : nullptr; }
+  bool set(const void* pointer) const noexcept {
+    return is_there_ && ::pthread_setspecific(key_, pointer) == 0;
+  }
+
+ private:
+  pthread_key_t key_{};
+  const bool is_there_;
+};
+
 /// An event for the calls of this thread, made with the first of them.
 HANDLE event_of_this_thread() noexcept {
-  thread_local const unique_handle event(::CreateEventW(nullptr, TRUE, FALSE, nullptr));
-  return event.get();
+  static const thread_pointer events([](void* event) { ::CloseHandle(event); });
+  HANDLE event = events.get();
+  if (event != nullptr) return event;
+  event = ::CreateEventW(nullptr, TRUE, FALSE, nullptr);
+  if (event == nullptr || events.set(event)) return event;
+  ::CloseHandle(event);
+  ::SetLastError(ERROR_NOT_ENOUGH_MEMORY);
+  return nullptr;
 }
 
 /// Makes an overlapped call, and waits for it.
@@ -482,6 +506,14 @@ void perform(operation& op) noexcept {
 
 // --- threads of ours, barriers, forks
 // --------------------------------------------------------------------------------------
+
+void call_at_thread_end(thread_end& end) noexcept {
+  static const thread_pointer ends([](void* pointer) {
+    auto& of_this_thread = *static_cast<thread_end*>(pointer);
+    of_this_thread.call(of_this_thread);
+  });
+  static_cast<void>(ends.set(&end));
+}
 
 // There are no signals, and whoever wakes up is served at once as it is.
 void block_signals() noexcept {}
