@@ -206,7 +206,8 @@ class basic_mapped_file {
   ///
   /// @param offset   Bytes from the start of the file; any alignment.
   /// @param buffers  A ConstBufferSequence, stored; its bytes must stay until completion. A region
-  /// keeps them itself.
+  ///   keeps them itself; where it is of this file and overlaps what is stored to, its bytes may be
+  ///   new already when they are read.
   /// @par Completion signature
   ///   void(std::error_code, std::size_t) with the bytes written.
   /// @par Errors
