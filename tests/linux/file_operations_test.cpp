@@ -645,6 +645,29 @@ TEST_F(file_operations_copy, goes_by_a_name_where_it_must) {
   if (!is_seen) GTEST_SKIP() << "the kernel does not let us see system calls";
 }
 
+TEST_F(file_operations_copy, that_goes_by_a_name_leaves_a_file_alone_that_came_late) {
+  write_file(from_, pattern(page()));
+  syscall_gate gate({SYS_openat, SYS_link, SYS_linkat, SYS_rename, SYS_renameat, SYS_renameat2},
+                    [&](const syscall_gate::call& c) {
+                      if (c.number == SYS_openat) return syscall_gate::fail(EOPNOTSUPP);
+                      if (c.number == SYS_link || c.number == SYS_linkat)
+                        return syscall_gate::fail(EPERM);
+                      write_file(to_, "old");
+                      return syscall_gate::pass;
+                    },
+                    {{SYS_openat, 2, O_TMPFILE & ~O_DIRECTORY, 0}});
+  const bool is_seen = gate.run([&] {
+    asio::io_context io;
+    outcome o;
+    mapio::copy_file(io, from_, to_, keeping, o.handler());
+    EXPECT_TRUE(run_to_end(io));
+    EXPECT_EQ(o.error, std::errc::file_exists);
+    EXPECT_EQ(read_file(to_), "old");
+    EXPECT_EQ(names(), (std::set<std::string>{"from", "to"}));
+  });
+  if (!is_seen) GTEST_SKIP() << "the kernel does not let us see system calls";
+}
+
 TEST_F(file_operations_copy, that_has_a_name_is_its_owners_alone_and_goes_when_it_is_cancelled) {
   write_file(from_, pattern(2 * turn));
   ASSERT_EQ(::chmod(from_.c_str(), 0666), 0);

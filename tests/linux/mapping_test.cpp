@@ -214,6 +214,26 @@ TEST_F(mapping_create, begins_anew_in_the_blocks_that_it_was_given) {
   }
 }
 
+TEST_F(mapping_create, maps_what_it_created_though_another_file_took_the_name) {
+  const fs::path other = dir_ / "other";
+  write_file(other, "somebody else's");
+  faults::syscall_gate gate({SYS_openat}, [&](const faults::syscall_gate::call&) {
+    std::error_code ignored;
+    // Between its getting the name and being opened by that.
+    if (fs::exists(path_, ignored)) fs::rename(other, path_, ignored);
+    return faults::syscall_gate::pass;
+  });
+  const bool possible = gate.run([&] {
+    mapping m(path_, creating(page(), disposition::create_new));
+    EXPECT_EQ(m.size(), page());
+    m.update_region(0, asio::buffer("mine", 4));
+    EXPECT_EQ(read_file(path_), "somebody else's");
+    // Whose name is to be durable, nobody knows.
+    EXPECT_EQ(code_of([&] { m.flush(); }), std::errc::no_such_file_or_directory);
+  });
+  if (!possible) GTEST_SKIP() << "seccomp does not let us see system calls";
+}
+
 // Who waits at its other end would take it for a reader.
 TEST_F(mapping_open, of_a_pipe_is_refused_without_opening_it) {
   ASSERT_EQ(::mkfifo(path_.c_str(), 0600), 0);
