@@ -142,13 +142,22 @@ native_file open_pipe() {
   return native_file(to_read);
 }
 
+namespace {
+
+// A handle of mapio's is for overlapped calls, which may not be over at once.
+bool is_done(BOOL result, native_handle file, OVERLAPPED& where, DWORD& bytes) {
+  return result != 0 || (::GetLastError() == ERROR_IO_PENDING &&
+                         ::GetOverlappedResult(file, &where, &bytes, TRUE) != 0);
+}
+
+}  // namespace
+
 std::string read_at(native_handle file, std::uint64_t offset, std::size_t count) {
   std::string bytes(count, '\0');
   OVERLAPPED where = at_offset(offset);
   DWORD n = 0;
-  if (::ReadFile(file, bytes.data(), static_cast<DWORD>(count), &n, &where) == 0 &&
-      ::GetLastError() != ERROR_HANDLE_EOF)
-    fail("ReadFile");
+  const BOOL result = ::ReadFile(file, bytes.data(), static_cast<DWORD>(count), &n, &where);
+  if (!is_done(result, file, where, n) && ::GetLastError() != ERROR_HANDLE_EOF) fail("ReadFile");
   bytes.resize(n);
   return bytes;
 }
@@ -156,8 +165,8 @@ std::string read_at(native_handle file, std::uint64_t offset, std::size_t count)
 std::size_t write_at(native_handle file, std::uint64_t offset, std::string_view bytes) {
   OVERLAPPED where = at_offset(offset);
   DWORD n = 0;
-  if (::WriteFile(file, bytes.data(), static_cast<DWORD>(bytes.size()), &n, &where) == 0)
-    fail("WriteFile");
+  const BOOL result = ::WriteFile(file, bytes.data(), static_cast<DWORD>(bytes.size()), &n, &where);
+  if (!is_done(result, file, where, n)) fail("WriteFile");
   return n;
 }
 
@@ -236,10 +245,12 @@ std::error_condition error_of_a_long_name() {
 }
 
 std::uint64_t allocated_bytes(const fs::path& path) {
-  DWORD high = 0;
-  const DWORD low = ::GetCompressedFileSizeW(path.c_str(), &high);
-  if (low == INVALID_FILE_SIZE && ::GetLastError() != NO_ERROR) fail(path.string());
-  return (std::uint64_t{high} << 32) | low;
+  // Not by GetCompressedFileSize, which opens the file in its own way, and by Wine says the size.
+  const native_file file = open_native(path, opening::to_read);
+  FILE_STANDARD_INFO info{};
+  if (::GetFileInformationByHandleEx(file.get(), FileStandardInfo, &info, sizeof info) == 0)
+    fail(path.string());
+  return static_cast<std::uint64_t>(info.AllocationSize.QuadPart);
 }
 
 std::pair<std::uint64_t, std::uint64_t> identity(const fs::path& path) {

@@ -12,6 +12,7 @@
 
 #include <pthread.h>
 #include <winioctl.h>
+#include <winternl.h>
 
 MAPIO_NAMESPACE_BEGIN
 namespace detail::platform {
@@ -200,6 +201,16 @@ void open_directory(const std::filesystem::path& path, opened_file& result) {
   if (directory) result.directory = directory.release();
 }
 
+bool may_only_append(HANDLE file) noexcept {
+  // Not in every header.
+  constexpr auto file_access_information = static_cast<FILE_INFORMATION_CLASS>(8);
+  ACCESS_MASK granted = 0;
+  IO_STATUS_BLOCK status{};
+  return NT_SUCCESS(::NtQueryInformationFile(file, &status, &granted, sizeof granted,
+                                             file_access_information)) &&
+         (granted & (FILE_WRITE_DATA | FILE_APPEND_DATA)) == FILE_APPEND_DATA;
+}
+
 medium medium_of(HANDLE file) noexcept {
   FILE_REMOTE_PROTOCOL_INFO remote{};
   if (::GetFileInformationByHandleEx(file, FileRemoteProtocolInfo, &remote, sizeof remote) != FALSE)
@@ -282,6 +293,8 @@ std::error_code inspect(native_handle_type file, const open_options& options, op
   static_cast<void>(windows::read_at(file, &unread, 1, 0, error));
   if (error) return error;
   if (options.mode == access::read_write) {
+    // Who may only append is refused by the OS as if it might not write at all.
+    if (may_only_append(file)) return errc::unsupported;
     // Nothing is written by this, and it is refused where nothing may be.
     static_cast<void>(windows::write_at(file, nullptr, 0, 0, error));
     if (error) return error;
