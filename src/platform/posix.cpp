@@ -948,8 +948,10 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   ::sigaction(signal, &standard, nullptr);
   if (is_fault(*info)) return;
   ::raise(signal);
-  // The first process of a container survives that.
-  ::sigaction(signal, &own_action, nullptr);
+  // Where it is blocked it comes when we return; and the first process of a container survives it.
+  sigset_t pending;
+  if (::sigpending(&pending) == 0 && ::sigismember(&pending, signal) == 0)
+    ::sigaction(signal, &own_action, nullptr);
 }
 
 #ifdef MAPIO_ON_LINUX
