@@ -98,9 +98,7 @@ TEST_F(mapping_policy, every_flushes_in_the_background) {
   mapping m = clean(path_, flush_policy::every(5ms));
   store(m, 1);
   EXPECT_TRUE(support::eventually([&] { return m.pending_bytes() == 0; }));
-  {
-    m.mutable_view(7 * page(), 1).data()[0] = std::byte{7};
-  }
+  { m.mutable_view(7 * page(), 1).data()[0] = std::byte{7}; }
   EXPECT_TRUE(support::eventually([&] { return m.pending_bytes() == 0; }));
   EXPECT_TRUE(support::eventually([&] { return m.stats().policy_flushes >= 2; }));
   // Nothing to do is nothing done.

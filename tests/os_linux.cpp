@@ -27,7 +27,7 @@ namespace {
 }
 
 struct stat status_of(const fs::path& path) {
-  struct stat status{};
+  struct stat status {};
   if (::stat(path.c_str(), &status) != 0) fail("stat " + path.string());
   return status;
 }
@@ -142,7 +142,7 @@ std::pair<std::uint64_t, std::uint64_t> identity(const fs::path& path) {
 }
 
 std::pair<std::uint64_t, std::uint64_t> identity(native_handle file) {
-  struct stat status{};
+  struct stat status {};
   if (::fstat(file, &status) != 0) fail("fstat");
   return {status.st_dev, status.st_ino};
 }
@@ -152,7 +152,7 @@ std::pair<std::uint64_t, std::uint64_t> identity(native_handle file) {
 
 bool evict(const fs::path& path) {
   const native_file file = open_native(path, opening::to_read);
-  struct statfs what{};
+  struct statfs what {};
   if (::fstatfs(file.get(), &what) != 0 || what.f_type == TMPFS_MAGIC) return false;
   return ::fsync(file.get()) == 0 && ::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED) == 0;
 }

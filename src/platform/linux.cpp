@@ -221,7 +221,7 @@ namespace {
 // The size alone: whoever asks for the times too makes the next write stamp the inode anew
 // (Linux 6.13: timestamps as fine as anybody looks), and the next sync journal it.
 std::error_code ask_for_size(int file, int how, std::uint64_t& size) noexcept {
-  struct statx status{};
+  struct statx status {};
   if (::statx(file, "", AT_EMPTY_PATH | how, STATX_SIZE, &status) != 0) return last_error();
   size = status.stx_size;
   return {};
@@ -270,7 +270,7 @@ std::array<char, 32> own_link(int file) noexcept {
 namespace posix {
 
 void identify(int file, opened_file& result) noexcept {
-  struct statfs status{};
+  struct statfs status {};
   if (::fstatfs(file, &status) != 0) return;
   const auto type = static_cast<long>(status.f_type) & 0xFFFFFFFFL;
   switch (type) {

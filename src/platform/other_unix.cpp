@@ -90,7 +90,7 @@ bool count_dirty(native_handle_type, std::uint64_t, std::uint64_t, std::uint64_t
 }
 
 std::error_code file_size(native_handle_type file, std::uint64_t& size) noexcept {
-  struct stat status{};
+  struct stat status {};
   if (::fstat(file, &status) != 0) return last_error();
   size = static_cast<std::uint64_t>(status.st_size);
   return {};

@@ -159,8 +159,8 @@ void block_signals() noexcept;
 struct thread_end {
   void (*call)(thread_end& end) noexcept = nullptr;
 };
-/// Has it done when this thread ends, or never, where the OS does not have what that takes. Once per
-/// thread, and not by whom it calls.
+/// Has it done when this thread ends, or never, where the OS does not have what that takes. Once
+/// per thread, and not by whom it calls.
 void call_at_thread_end(thread_end& end) noexcept;
 
 /// Lets whoever wakes up take the processor from this thread at once, where the OS can do that. Its

@@ -109,7 +109,8 @@ std::error_code size_new_file(int file, const open_options& options) noexcept {
 }
 
 bool is_same_file(int a, int b) noexcept {
-  struct stat of_a{}, of_b{};
+  struct stat of_a {
+  }, of_b{};
   return ::fstat(a, &of_a) == 0 && ::fstat(b, &of_b) == 0 && of_a.st_ino == of_b.st_ino &&
          of_a.st_dev == of_b.st_dev;
 }
@@ -139,7 +140,7 @@ std::error_code create_file(const std::filesystem::path& path, int flags,
   const auto permissions = static_cast<mode_t>(options.permissions) & 07777;
   if (options.size != 0) {
     // Before it takes the disk from others.
-    struct stat status{};
+    struct stat status {};
     if (::lstat(path.c_str(), &status) == 0) return error_of(std::errc::file_exists);
     const int unnamed = posix::open_unnamed(path, flags, permissions);
     if (unnamed >= 0) {
@@ -176,7 +177,7 @@ std::error_code check_regular(int file, struct stat& status) noexcept {
 /// Nothing else is even opened: who waits at the other end of a FIFO would take that for a reader,
 /// and what a device does then is its own affair.
 std::error_code open_regular(const std::filesystem::path& path, int flags, int& file) noexcept {
-  struct stat status{};
+  struct stat status {};
   const int found =
       (flags & O_NOFOLLOW) != 0 ? ::lstat(path.c_str(), &status) : ::stat(path.c_str(), &status);
   // Of what is not there, may not be looked at or is a link, opening it tells why not.
@@ -219,7 +220,7 @@ std::error_code open_or_create(const std::filesystem::path& path, int flags,
     if (!error) created = absolute_name(place);
     if (error != std::errc::file_exists) return error;
     // A dangling symbolic link is there for O_EXCL and is not for a plain open.
-    struct stat status{};
+    struct stat status {};
     bool exists = false;
     error = find_place(path, options.follow_symlinks, place, status, exists);
     if (error) return error;
@@ -277,7 +278,8 @@ void open_directory(const std::filesystem::path& path, int file, opened_file& re
       result.directory_error = last_error();
       return;
     }
-    struct stat by_name{}, by_handle{};
+    struct stat by_name {
+    }, by_handle{};
     if (::fstatat(result.directory, real.filename().c_str(), &by_name, AT_SYMLINK_NOFOLLOW) == 0 &&
         ::fstat(file, &by_handle) == 0 && by_name.st_ino == by_handle.st_ino &&
         by_name.st_dev == by_handle.st_dev)
@@ -293,7 +295,7 @@ void open_directory(const std::filesystem::path& path, int file, opened_file& re
 }  // namespace
 
 std::uint64_t largest_file() noexcept {
-  struct rlimit limit{};
+  struct rlimit limit {};
   const bool is_limited = ::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
   return is_limited ? limit.rlim_cur : std::numeric_limits<std::uint64_t>::max();
 }
@@ -320,7 +322,7 @@ std::error_code open(const std::filesystem::path& path, const open_options& opti
   }
   if (error) return no_device_if_socket(error);
 
-  struct stat status{};
+  struct stat status {};
   error = check_regular(file, status);
   if (error) {
     ::close(file);
@@ -334,7 +336,8 @@ std::error_code open(const std::filesystem::path& path, const open_options& opti
 }
 
 void remove_created(native_handle_type file, const std::filesystem::path& name) noexcept {
-  struct stat of_name{}, of_file{};
+  struct stat of_name {
+  }, of_file{};
   if (::lstat(name.c_str(), &of_name) == 0 && ::fstat(file, &of_file) == 0 &&
       of_name.st_ino == of_file.st_ino && of_name.st_dev == of_file.st_dev)
     ::unlink(name.c_str());
@@ -372,7 +375,7 @@ std::error_code inspect(native_handle_type file, const open_options& options, op
   // Reads and writes take whole blocks there, of aligned memory.
   if ((flags & O_DIRECT) != 0) return errc::unsupported;
 #endif
-  struct stat status{};
+  struct stat status {};
   if (std::error_code error = check_regular(file, status)) return error;
   // A file that is empty is not mapped, which would find this out.
   const int how = flags & O_ACCMODE;
@@ -559,7 +562,8 @@ std::error_code sync_folder_of(const std::filesystem::path& path) {
 
 std::error_code begin_copy(const std::filesystem::path& from, const std::filesystem::path& to,
                            const copy_file_options& options, file_copy& copy) {
-  struct stat source{}, target{};
+  struct stat source {
+  }, target{};
   bool exists = false;
   std::error_code error = check_path(from);
   if (!error) error = check_path(to);
@@ -619,7 +623,7 @@ std::error_code remove(const std::filesystem::path& path) noexcept {
   if (::unlink(path.c_str()) == 0) return {};
   const std::error_code error = last_error();
   // Where POSIX lets an OS say something less clear.
-  struct stat status{};
+  struct stat status {};
   return error == std::errc::operation_not_permitted && ::lstat(path.c_str(), &status) == 0 &&
                  S_ISDIR(status.st_mode)
              ? error_of(std::errc::is_a_directory)
@@ -850,8 +854,8 @@ __attribute__((tls_model("initial-exec"))) thread_local guarded_range* volatile 
 __attribute__((tls_model("initial-exec"))) thread_local const void* string_copy_at = nullptr;
 #endif
 
-struct sigaction previous_action{};
-struct sigaction own_action{};
+struct sigaction previous_action {};
+struct sigaction own_action {};
 std::atomic<bool> previous_was_called{false};
 
 /// Tells a fault of this thread from a signal that somebody sent, and from memory that failed
@@ -943,7 +947,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   // A fault cannot be ignored.
   if (previous_action.sa_handler == SIG_IGN && !is_fault(*info)) return;
   // Run into it again without us. What was sent does not come again by itself.
-  struct sigaction standard{};
+  struct sigaction standard {};
   standard.sa_handler = SIG_DFL;
   ::sigaction(signal, &standard, nullptr);
   if (is_fault(*info)) return;

@@ -139,7 +139,7 @@ class fault_test : public testing::TestWithParam<installed> {
 
  private:
   static void install(handler handle, int flags) {
-    struct sigaction action{};
+    struct sigaction action {};
     action.sa_sigaction = handle;
     action.sa_flags = SA_SIGINFO | flags;
     ASSERT_EQ(::sigaction(SIGBUS, &action, nullptr), 0);
@@ -513,7 +513,7 @@ TEST_P(fault_test, of_a_signal_handler_that_interrupts_a_copy_is_the_application
     const lost_pages lost(folder / "lost", 500);
     lost_to_handler = &lost;
     const std::uint64_t handled_before = application_faults;
-    struct sigaction action{};
+    struct sigaction action {};
     action.sa_handler = [](int) {
       lost_to_handler->touch(lost_and_touched);
       ++lost_and_touched;

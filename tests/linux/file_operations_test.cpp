@@ -74,13 +74,13 @@ using support::turn;
 using support::write_file;
 
 mode_t mode_of(const fs::path& path) {
-  struct stat status{};
+  struct stat status {};
   EXPECT_EQ(::lstat(path.c_str(), &status), 0) << path;
   return status.st_mode & 07777;
 }
 
 std::uint64_t allocated_bytes(const fs::path& path) {
-  struct stat status{};
+  struct stat status {};
   EXPECT_EQ(::stat(path.c_str(), &status), 0) << path;
   return 512 * static_cast<std::uint64_t>(status.st_blocks);
 }

@@ -294,7 +294,7 @@ TEST_P(mapping_resize, obeys_the_limit_of_the_process) {
 
 TEST_P(mapping_resize, knows_what_lies_under_it) {
   const mapping m = create("x");
-  struct statfs what{};
+  struct statfs what {};
   ASSERT_EQ(::statfs(path_.c_str(), &what), 0);
   if (what.f_type == TMPFS_MAGIC) {
     EXPECT_EQ(m.stats().medium, mapio::medium::volatile_memory);
@@ -391,7 +391,7 @@ TEST_F(mapping_flush_name, of_an_adopted_file_is_the_callers) {
 
 TEST_F(mapping_flush_name, whose_sync_fails_fails_the_flush) {
   faults::syscall_gate gate(faults::syscall_gate::syncs(), [](const faults::syscall_gate::call& c) {
-    struct stat status{};
+    struct stat status {};
     const bool folder = c.takes_fd() && ::fstat(c.fd(), &status) == 0 && S_ISDIR(status.st_mode);
     return folder ? faults::syscall_gate::fail(EIO) : faults::syscall_gate::pass;
   });
@@ -779,7 +779,7 @@ void chaining_handler(int signal, siginfo_t* info, void* context) {
 }
 
 void install(void (*handler)(int, siginfo_t*, void*), int flags = 0, int also_blocked = 0) {
-  struct sigaction action{};
+  struct sigaction action {};
   action.sa_sigaction = handler;
   action.sa_flags = SA_SIGINFO | flags;
   if (also_blocked != 0) sigaddset(&action.sa_mask, also_blocked);
@@ -787,7 +787,7 @@ void install(void (*handler)(int, siginfo_t*, void*), int flags = 0, int also_bl
 }
 
 void install_plain(void (*handler)(int), int flags = 0) {
-  struct sigaction action{};
+  struct sigaction action {};
   action.sa_handler = handler;
   action.sa_flags = flags;
   ASSERT_EQ(::sigaction(SIGBUS, &action, nullptr), 0);
