@@ -62,13 +62,13 @@ bool needs_no_look(const watched_root& root, const notice& n) noexcept {
   return n.what == notice::modified && !root.options.sizes && root.file.expired();
 }
 
-/// Tells whether no link is on the way.
 /// Tells whether a notice is about what the path leads to in the end.
 bool is_leaf_of(const watched_root& root, const notice& n) {
   return !root.steps.empty() && root.steps.back().is_leaf && root.steps.back().id == n.id &&
          root.steps.back().name == n.name;
 }
 
+/// Tells whether no link is on the way.
 bool has_one_name(const watched_root& root) noexcept {
   return std::count_if(root.steps.begin(), root.steps.end(),
                        [](const auto& step) { return !step.name.empty(); }) == 1;
@@ -269,13 +269,10 @@ void change_finder::go_on_as(watched_root& root, const watched_root& wanted,
   root.poll = wanted.poll;
   root.polls_all = wanted.polls_all;
   polled_.erase(&root);
-  if (placed.limit) fall_back(root, root.given, placed.limit);
   begin_polling(root);
   // Who added it may have looked at it since, as at one that was not watched before. It has to be
   // told of what differs from that, too.
-  const file_look look = placed.look;
-  settle(root, std::move(placed));
-  compare_root(root, look, 0);
+  compare_root(root, std::move(placed), 0);
   hint_at_once(root);
   if (!root.tree) return;
   if (!root.options.recursive) {
@@ -1402,16 +1399,16 @@ void change_finder::compare(watched_folder& folder, const file_name& name, const
 void change_finder::look_at_root(watched_root& root) {
   placed_watches placed = place(root.place);
   root.must_look = false;
-  const std::uint32_t at_least = std::exchange(root.hint, 0);
+  compare_root(root, std::move(placed), std::exchange(root.hint, 0));
+}
+
+/// Takes over watches that were placed, and tells what differs from the look that went with it.
+void change_finder::compare_root(watched_root& root, placed_watches placed,
+                                 std::uint32_t at_least) {
   if (placed.limit) fall_back(root, root.given, placed.limit);
   if (placed.error) placed.look = {};
   const file_look look = placed.look;
   settle(root, std::move(placed));
-  compare_root(root, look, at_least);
-}
-
-void change_finder::compare_root(watched_root& root, const file_look& look,
-                                 std::uint32_t at_least) {
   if (!look.exists) {
     // It was there for a moment, in which the user may have seen it.
     if (!root.seen.exists && (at_least & came_there) != 0) {

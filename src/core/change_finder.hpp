@@ -228,7 +228,7 @@ class change_finder {
   void compare(watched_folder& folder, const watching::file_name& name,
                const watching::file_look& look, std::uint32_t at_least);
   void look_at_root(watched_root& root);
-  void compare_root(watched_root& root, const watching::file_look& look, std::uint32_t at_least);
+  void compare_root(watched_root& root, placed_watches placed, std::uint32_t at_least);
   std::optional<change_kind> difference(const watching::file_look& before,
                                         const watching::file_look& now, std::uint32_t at_least);
   void go_on_as(watched_root& root, const watched_root& wanted, placed_watches placed);

@@ -108,11 +108,14 @@ std::error_code size_new_file(int file, const open_options& options) noexcept {
   return options.size == 0 ? std::error_code() : grow(file, 0, options.size, options.preallocate);
 }
 
+bool is_same_file(const struct stat& a, const struct stat& b) noexcept {
+  return a.st_ino == b.st_ino && a.st_dev == b.st_dev;
+}
+
 bool is_same_file(int a, int b) noexcept {
   struct stat of_a {
   }, of_b{};
-  return ::fstat(a, &of_a) == 0 && ::fstat(b, &of_b) == 0 && of_a.st_ino == of_b.st_ino &&
-         of_a.st_dev == of_b.st_dev;
+  return ::fstat(a, &of_a) == 0 && ::fstat(b, &of_b) == 0 && is_same_file(of_a, of_b);
 }
 
 /// Opens a file that got its name after it was opened by that name, which is the one that others
@@ -184,7 +187,9 @@ std::error_code open_regular(const std::filesystem::path& path, int flags, int& 
   if (found == 0 && !S_ISLNK(status.st_mode))
     if (std::error_code error = check_regular(status)) return error;
   file = open_file(path.c_str(), flags);
-  return file >= 0 ? std::error_code() : last_error();
+  if (file >= 0) return {};
+  // What a socket answers that took the name meanwhile.
+  return errno == ENXIO ? error_of(std::errc::no_such_device) : last_error();
 }
 
 /// Follows symbolic links to the name of a file, or to none: a dangling link names a file that can
@@ -226,12 +231,6 @@ std::error_code open_or_create(const std::filesystem::path& path, int flags,
     if (error) return error;
   }
   return error_of(std::errc::file_exists);
-}
-
-/// What a socket answers; a FIFO or a device can be opened, and is refused by check_regular().
-std::error_code no_device_if_socket(std::error_code error) noexcept {
-  return error == std::errc::no_such_device_or_address ? error_of(std::errc::no_such_device)
-                                                       : error;
 }
 
 std::error_code cut(int file, std::uint64_t size) noexcept {
@@ -281,8 +280,7 @@ void open_directory(const std::filesystem::path& path, int file, opened_file& re
     struct stat by_name {
     }, by_handle{};
     if (::fstatat(result.directory, real.filename().c_str(), &by_name, AT_SYMLINK_NOFOLLOW) == 0 &&
-        ::fstat(file, &by_handle) == 0 && by_name.st_ino == by_handle.st_ino &&
-        by_name.st_dev == by_handle.st_dev)
+        ::fstat(file, &by_handle) == 0 && is_same_file(by_name, by_handle))
       return;
     // Renamed under our hands: there is no saying which directory holds the name.
     ::close(std::exchange(result.directory, no_handle));
@@ -320,7 +318,7 @@ std::error_code open(const std::filesystem::path& path, const open_options& opti
     error = open_or_create(path, flags, options, file, created);
     break;
   }
-  if (error) return no_device_if_socket(error);
+  if (error) return error;
 
   struct stat status {};
   error = check_regular(file, status);
@@ -339,7 +337,7 @@ void remove_created(native_handle_type file, const std::filesystem::path& name) 
   struct stat of_name {
   }, of_file{};
   if (::lstat(name.c_str(), &of_name) == 0 && ::fstat(file, &of_file) == 0 &&
-      of_name.st_ino == of_file.st_ino && of_name.st_dev == of_file.st_dev)
+      is_same_file(of_name, of_file))
     ::unlink(name.c_str());
 }
 
@@ -361,8 +359,7 @@ std::error_code start_over(native_handle_type file, std::uint64_t old_size,
   }
   // Blocks that were given up might not be had again. What somebody stored behind the old end, in
   // its page, goes too.
-  const auto page = static_cast<std::uint64_t>(page_size());
-  std::error_code error = zero(file, std::min(options.size, (old_size / page + 1) * page));
+  std::error_code error = zero(file, std::min(options.size, page_ceil(old_size)));
   return error || old_size <= options.size ? error : cut(file, options.size);
 }
 
@@ -426,7 +423,7 @@ std::error_code open_source(const std::filesystem::path& from, const copy_file_o
   reading.follow_symlinks = options.follow_symlinks;
   std::error_code error = open_regular(from, open_flags(reading), copy.source);
   if (!error) error = check_regular(copy.source, status);
-  if (error) return no_device_if_socket(error);
+  if (error) return error;
   copy.size = static_cast<std::uint64_t>(status.st_size);
   copy.permissions = status.st_mode & (S_IRWXU | S_IRWXG | S_IRWXO);
   return exceeds_limit(copy.size) ? too_large() : std::error_code();
@@ -434,8 +431,7 @@ std::error_code open_source(const std::filesystem::path& from, const copy_file_o
 
 std::error_code check_target(const std::filesystem::path& place, const struct stat& target,
                              const struct stat& source, const copy_file_options& options) noexcept {
-  if (target.st_ino == source.st_ino && target.st_dev == source.st_dev)
-    return error_of(std::errc::invalid_argument);
+  if (is_same_file(target, source)) return error_of(std::errc::invalid_argument);
   if (std::error_code error = check_regular(target)) return error;
   if (!options.overwrite) return error_of(std::errc::file_exists);
   // A rename would replace it all the same.
