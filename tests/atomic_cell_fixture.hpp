@@ -30,8 +30,6 @@ namespace support {
 
 using mapio::atomic_cell;
 
-inline constexpr bool is_slow = support::under_asan || support::under_tsan;
-
 /// Outcomes of many waits, at addresses that stay.
 class outcomes {
  public:

@@ -37,7 +37,6 @@ using support::atomic_cell_test;
 using support::code_of;
 using support::eventually;
 using support::into;
-using support::is_slow;
 using support::outcome;
 using support::outcomes;
 using support::page;
@@ -361,7 +360,7 @@ TEST_F(atomic_cell_cancel, by_closing_on_another_thread_leaves_none_behind) {
 TEST_F(atomic_cell_cancel, beside_a_change_ends_it_exactly_once) {
   mapped_file file = created(page());
   const cell c = file.atomic<std::uint32_t>(0);
-  constexpr std::uint32_t rounds = is_slow ? 2'000 : 20'000;
+  constexpr std::uint32_t rounds = support::as_often_as(20'000);
   std::atomic<std::uint32_t> begun{0};
   std::thread other([&] {
     const auto word = file.map().atomic<std::uint32_t>(0);

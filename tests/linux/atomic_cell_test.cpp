@@ -41,7 +41,6 @@ using mapio::mapped_file;
 using mapio::mapping;
 using support::atomic_cell_test;
 using support::eventually;
-using support::is_slow;
 using support::outcome;
 using support::outcomes;
 using support::page;
@@ -114,7 +113,7 @@ void take_turns(const support::fs::path& path, std::uint32_t mine, std::uint32_t
 }
 
 TEST_F(atomic_cell_processes, take_turns) {
-  constexpr std::uint32_t rounds = is_slow ? 10'000 : 100'000;
+  constexpr std::uint32_t rounds = support::as_often_as(100'000);
   mapping m = mapping::create(path_, page());
   const pid_t child = support::start_child([&] { take_turns(path_, 1, rounds); });
   take_turns(path_, 0, rounds);

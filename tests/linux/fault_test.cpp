@@ -104,6 +104,9 @@ class lost_pages {
   support::foreign_mapping memory_;
 };
 
+// The status of a process for which something could not be had.
+constexpr int cannot_be_had = 77;
+
 class fault_test : public testing::TestWithParam<installed> {
  protected:
   using handler = void (*)(int, siginfo_t*, void*);
@@ -113,7 +116,6 @@ class fault_test : public testing::TestWithParam<installed> {
   static void in_application(const std::function<bool(const support::temp_dir&)>& body,
                              int flags = 0, handler before = on_fault,
                              handler after = on_fault_after_mapio) {
-    constexpr int cannot_be_had = 77;
     const auto end = support::in_fresh_process([&] {
       bool could = false;
       {
@@ -311,8 +313,7 @@ class client {
 
 TEST_P(fault_test, by_another_process_that_truncates_is_survived_by_readers_and_writers) {
   in_application([](const support::temp_dir& folder) {
-    // A sanitizer takes several times as long for each fault.
-    const std::uint64_t enough = support::under_asan || support::under_tsan ? 10'000 : 100'000;
+    constexpr std::uint64_t enough = support::as_often_as(100'000);
     const fs::path path = folder / "file";
     write_file(path, values_at(0, all_pages * page(), 0));
     const mapping map(path, storing());
@@ -670,7 +671,7 @@ TEST_P(fault_test, of_the_first_process_of_a_container_are_survived_after_a_sign
   if (support::under_asan || support::under_tsan)
     GTEST_SKIP() << "the sanitizer has a handler, which ends the process";
   const auto end = support::in_fresh_process([] {
-    if (::unshare(CLONE_NEWPID) != 0) ::_exit(77);
+    if (::unshare(CLONE_NEWPID) != 0) ::_exit(cannot_be_had);
     const auto first = support::in_child([] {
       const support::temp_dir folder;
       survive_a_fault(folder);
@@ -679,7 +680,8 @@ TEST_P(fault_test, of_the_first_process_of_a_container_are_survived_after_a_sign
     });
     EXPECT_TRUE(first.ok()) << first;
   });
-  if (end.exited_with(77)) GTEST_SKIP() << "there can be no namespaces for processes here";
+  if (end.exited_with(cannot_be_had))
+    GTEST_SKIP() << "there can be no namespaces for processes here";
   EXPECT_TRUE(end.ok()) << end;
 }
 

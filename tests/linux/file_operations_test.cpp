@@ -608,12 +608,19 @@ TEST_F(file_operations_queued, or_under_way_end_with_their_context) {
 }
 
 /// Refuses files without a name and further names, as some file systems do, and holds the `n`th
-/// system call that copies.
+/// system call that copies. `before_rename` is called before whatever renames.
 class named_gate : public syscall_gate {
  public:
-  explicit named_gate(int n = 0)
-      : syscall_gate({SYS_openat, SYS_ioctl, SYS_copy_file_range, SYS_link, SYS_linkat},
-                     [n, count = std::make_shared<int>(0)](const call& c) {
+  explicit named_gate(
+      int n = 0, const std::function<void()>& before_rename = [] {})
+      : syscall_gate({SYS_openat, SYS_ioctl, SYS_copy_file_range, SYS_link, SYS_linkat, SYS_rename,
+                      SYS_renameat, SYS_renameat2},
+                     [n, before_rename, count = std::make_shared<int>(0)](const call& c) {
+                       if (c.number == SYS_rename || c.number == SYS_renameat ||
+                           c.number == SYS_renameat2) {
+                         before_rename();
+                         return pass;
+                       }
                        if (c.number == SYS_openat) return fail(EOPNOTSUPP);
                        if (c.number == SYS_link || c.number == SYS_linkat) return fail(EPERM);
                        if (c.number == SYS_ioctl)
@@ -647,15 +654,7 @@ TEST_F(file_operations_copy, goes_by_a_name_where_it_must) {
 
 TEST_F(file_operations_copy, that_goes_by_a_name_leaves_a_file_alone_that_came_late) {
   write_file(from_, pattern(page()));
-  syscall_gate gate({SYS_openat, SYS_link, SYS_linkat, SYS_rename, SYS_renameat, SYS_renameat2},
-                    [&](const syscall_gate::call& c) {
-                      if (c.number == SYS_openat) return syscall_gate::fail(EOPNOTSUPP);
-                      if (c.number == SYS_link || c.number == SYS_linkat)
-                        return syscall_gate::fail(EPERM);
-                      write_file(to_, "old");
-                      return syscall_gate::pass;
-                    },
-                    {{SYS_openat, 2, O_TMPFILE & ~O_DIRECTORY, 0}});
+  named_gate gate(0, [&] { write_file(to_, "old"); });
   const bool is_seen = gate.run([&] {
     asio::io_context io;
     outcome o;

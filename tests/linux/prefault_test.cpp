@@ -36,13 +36,16 @@ using support::prefault_test;
 
 constexpr int madvise_populate_read = 22;  // not in the headers of Debian 12
 
-/// Runs `body` while nothing can be brought into memory; false where that cannot be had.
-bool without_populating(const std::function<void()>& body) {
+/// Runs `body` while nothing can be brought into memory, and `meanwhile` before that fails; false
+/// where that cannot be had.
+bool without_populating(
+    const std::function<void()>& body, const std::function<void()>& meanwhile = [] {}) {
   faults::syscall_gate gate(
       {SYS_madvise},
-      [](const faults::syscall_gate::call& c) {
-        return c.arguments[2] == madvise_populate_read ? faults::syscall_gate::fail(EFAULT)
-                                                       : faults::syscall_gate::pass;
+      [&](const faults::syscall_gate::call& c) {
+        if (c.arguments[2] != madvise_populate_read) return faults::syscall_gate::pass;
+        meanwhile();
+        return faults::syscall_gate::fail(EFAULT);
       },
       faults::advice_that_populates_nothing());
   return gate.run(body);
@@ -78,21 +81,17 @@ TEST_F(prefault_test, that_fails_removes_the_file_that_was_created) {
 TEST_F(prefault_test, that_fails_leaves_a_file_that_took_the_name_meanwhile) {
   const fs::path other = dir_ / "other";
   support::write_file(other, "precious");
-  faults::syscall_gate gate(
-      {SYS_madvise},
-      [&](const faults::syscall_gate::call& c) {
-        if (c.arguments[2] != madvise_populate_read) return faults::syscall_gate::pass;
+  const bool possible = without_populating(
+      [&] {
+        std::error_code ec;
+        const mapping m(path_, eager(creating(page(), mapio::disposition::create_new)), ec);
+        EXPECT_EQ(ec, errc::page_fault);
+        EXPECT_EQ(support::read_file(path_), "precious");
+      },
+      [&] {
         std::error_code ignored;
         fs::rename(other, path_, ignored);
-        return faults::syscall_gate::fail(EFAULT);
-      },
-      faults::advice_that_populates_nothing());
-  const bool possible = gate.run([&] {
-    std::error_code ec;
-    const mapping m(path_, eager(creating(page(), mapio::disposition::create_new)), ec);
-    EXPECT_EQ(ec, errc::page_fault);
-    EXPECT_EQ(support::read_file(path_), "precious");
-  });
+      });
   if (!possible) GTEST_SKIP() << "seccomp does not let us fail system calls";
 }
 
