@@ -271,9 +271,9 @@ void change_finder::go_on_as(watched_root& root, const watched_root& wanted,
   polled_.erase(&root);
   begin_polling(root);
   // Who added it may have looked at it since, as at one that was not watched before. It has to be
-  // told of what differs from that, too.
+  // told of what differs from that, too; not at once, where a burst is to be one event.
   compare_root(root, std::move(placed), 0);
-  hint_at_once(root);
+  hint(root, 0);
   if (!root.tree) return;
   if (!root.options.recursive) {
     for (auto& [name, entry] : root.tree->entries)
@@ -679,7 +679,7 @@ bool change_finder::look_at_urgent(bool may_wait) {
   for (watched_root* root : std::exchange(urgent_, {})) {
     if (!root->must_look) continue;
     if (takes_hints(*root))
-      hint_at_once(*root);
+      hint(*root, 0);
     else
       look_at_root(*root);
   }
