@@ -12,6 +12,8 @@
 
 #include <chrono>
 #include <filesystem>
+#include <string>
+#include <thread>
 #include <utility>
 
 namespace {
@@ -44,6 +46,11 @@ TEST(unnotified_watcher_test, polls_files_and_trees_and_says_so) {
     };
     write_file(file, "longer text");
     co_await until(change_kind::modified, file);
+    // Found by a first listing, it is modified; only what is known has new metadata after that.
+    write_file(top / "sub" / "old", "longer text");
+    co_await until(change_kind::modified, top / "sub" / "old");
+    support::change_metadata(top / "sub" / "old");
+    co_await until(change_kind::metadata, top / "sub" / "old");
     write_file(top / "sub" / "new", "text");
     co_await until(change_kind::created, top / "sub" / "new");
     write_file(top / "sub" / "old", "t");
@@ -75,6 +82,33 @@ TEST(unnotified_watcher_test, tells_what_came_before_a_folder_was_listed) {
         told.apply(event);
       return told.files == rebuilt_tree::look_at(dir.path());
     }));
+  }
+}
+
+TEST(unnotified_watcher_test, tells_what_came_and_went_while_a_folder_was_listed) {
+  constexpr int files = 400;
+  for (int round = 0; round < 30; ++round) {
+    const support::temp_dir dir;
+    fs::create_directory(dir / "sub");
+    for (int i = 0; i < files; ++i)
+      write_file(dir / "sub" / std::to_string(i), "text");
+    asio::io_context io;
+    watcher changes(io);
+    listener all(io, changes);
+    rebuilt_tree told;
+    told.files = rebuilt_tree::look_at(dir.path());
+    changes.add(dir.path(), {.recursive = true, .poll = 5ms});
+    // A little later each time: some are in the middle of the listing.
+    std::this_thread::sleep_for(round * 200us);
+    for (int i = 0; i < files; i += 8)
+      fs::rename(dir / "sub" / std::to_string(i), dir / "sub" / ("new" + std::to_string(i)));
+    const auto now = rebuilt_tree::look_at(dir.path());
+    ASSERT_TRUE(all.wait_until([&] {
+      for (const change_event& event : std::exchange(all.seen, {}))
+        told.apply(event);
+      return told.files == now;
+    })) << "round "
+        << round;
   }
 }
 

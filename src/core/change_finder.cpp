@@ -1227,10 +1227,7 @@ void change_finder::list_some(watched_folder& folder, int& budget) {
     --budget;
     file_look itself;
     if (!begin_listing(folder, itself)) return is_over();
-    // Its own times tell whether names came or went, but not which.
-    if (folder.is_in_doubt && folder.has_unseen_names() && itself.changed > root.begin &&
-        !begin_anew(folder))
-      return folder.reader.close();
+    if (has_changed_unlisted(folder, itself) && !begin_anew(folder)) return folder.reader.close();
   }
   file_name name;
   file_look look;
@@ -1240,6 +1237,14 @@ void change_finder::list_some(watched_folder& folder, int& budget) {
     if (folder.reader.next(name, look, error)) {
       found(folder, name, look);
       continue;
+    }
+    // No notice tells what came and went meanwhile, where there is none.
+    file_look itself;
+    if (folder.is_polled && !error && !folder.reader.look_at_itself(itself) &&
+        has_changed_unlisted(folder, itself)) {
+      folder.reader.close();
+      begin_anew(folder);
+      return;
     }
     is_over();
     if (error) return;
@@ -1254,6 +1259,12 @@ void change_finder::list_some(watched_folder& folder, int& budget) {
       if (entry.listing != folder.listing) hint_at_once(folder, known);
     return;
   }
+}
+
+/// Tells whether names may have come or gone before there was a list of them. Its own times tell
+/// that, but not which.
+bool change_finder::has_changed_unlisted(const watched_folder& folder, const file_look& itself) {
+  return folder.is_in_doubt && folder.has_unseen_names() && itself.changed > folder.root.begin;
 }
 
 /// Opens a folder, and watches it. False: there is nothing to be listed, or it is looked for again.

@@ -220,6 +220,7 @@ class change_finder {
 
   bool work_on(watched_root& root, int& budget);
   void list_some(watched_folder& folder, int& budget);
+  static bool has_changed_unlisted(const watched_folder& folder, const watching::file_look& itself);
   bool begin_listing(watched_folder& folder, watching::file_look& itself);
   bool watch(watched_folder& folder, const watching::file_look& itself);
   bool is_known_by_its_name(const watched_folder& folder, const watching::file_look& itself) const;
