@@ -437,6 +437,52 @@ TEST_F(atomic_cell_cancel, leaves_the_wake_up_for_one_to_the_other) {
   other.join();
 }
 
+// Its thread knows the word by the value that it saw last. Whoever comes with another one, which is
+// gone by then, is not told of it.
+TEST_F(atomic_cell_wait, is_over_though_the_value_is_what_it_was_for_those_who_came_before) {
+  mapped_file file = created(page());
+  const cell c = file.atomic<std::uint32_t>(0);
+  const auto word = file.map().atomic<std::uint32_t>(0);
+  const int rounds = support::as_often_as(20'000);
+  std::atomic<int> begun{0};
+  std::atomic<int> changed{0};
+  word.store(1);
+  std::thread other([&] {
+    for (int i = 1; i <= rounds; ++i) {
+      while (begun < i) {
+      }
+      // A little later each time.
+      for (int n = 0; n < i % 256; ++n)
+        std::atomic_signal_fence(std::memory_order_seq_cst);
+      word.store(1);
+      changed = i;
+    }
+  });
+  outcome before;
+  c.wait(1, before.handler());
+  settle();
+  for (int i = 1; i <= rounds && !HasFailure(); ++i) {
+    outcome o;
+    word.store(2);
+    begun = i;
+    c.wait(2, o.handler());
+    while (changed < i) {
+    }
+    // Whoever waits in the kernel by now.
+    word.notify_all();
+    EXPECT_TRUE(run_for([&] { return o.calls == 1; })) << "round " << i;
+    EXPECT_FALSE(o.error);
+    if (before.calls == 0) continue;
+    before = {};
+    c.wait(1, before.handler());
+    settle();
+  }
+  begun = rounds;
+  other.join();
+  file.cancel();
+  ASSERT_TRUE(run_to_end(io_));
+}
+
 TEST_F(atomic_cell_load, a_thousand_wait_for_one_word) {
   mapped_file file = created(page());
   const cell c = file.atomic<std::uint32_t>(0);
@@ -566,6 +612,25 @@ TEST_F(atomic_cell_lifetime, leaves_the_word_to_be_flushed) {
     co_await file.flush_range(page(), 4);
     EXPECT_EQ(file.stats().syncs, before + 2);
   });
+  EXPECT_EQ(file.pending_bytes(), page());
+}
+
+// To the kernel a page at which one waits is one that is stored to, also when the cell is gone.
+TEST_F(atomic_cell_lifetime, leaves_the_word_that_is_waited_for_to_be_flushed) {
+  mapped_file file = created(2 * page());
+  outcome o;
+  file.atomic<std::uint32_t>(page()).wait(0, o.handler());
+  run([&]() -> work {
+    co_await file.flush();
+    const auto before = file.stats().syncs;
+    co_await file.flush_range(page(), 4);
+    EXPECT_EQ(file.stats().syncs, before + 1);
+    co_await file.flush_range(0, 4);
+    EXPECT_EQ(file.stats().syncs, before + 1);
+  });
+  EXPECT_EQ(o.calls, 0);
+  change(mapping(path_, read_write()).atomic<std::uint32_t>(page()), 1);
+  finish(o);
   EXPECT_EQ(file.pending_bytes(), page());
 }
 

@@ -51,6 +51,20 @@ TEST_F(fault_aftermath, is_a_count_of_whole_pages_for_awaited_reads_too) {
                    std::string_view(bytes).substr(10, 3 * page() - 10)));
 }
 
+// The pages of the memory on the other side end elsewhere than those of the file.
+TEST_F(fault_aftermath, is_a_count_of_whole_pages_where_the_bytes_have_no_place_too) {
+  write_file(path_, pattern(8 * page()));
+  write_file(folder_ / "destination", std::string(8 * page(), '.'));
+  mapping destination(folder_ / "destination", read_write());
+  const mapio::mutable_region gone = destination.mutable_view(0, 8 * page());
+  support::truncate_file(folder_ / "destination", 3 * page());
+  const mapping map(path_, support::read_only());
+  std::error_code error;
+  const std::size_t n = map.read_into(10, asio::buffer(gone.data(), 7 * page()), error);
+  EXPECT_EQ(error, errc::page_fault) << error.message();
+  EXPECT_EQ(n, 3 * page() - 10);
+}
+
 // It goes to the kernel where the update is a write, which finds the fault and calls it otherwise.
 TEST_F(fault_aftermath, of_bytes_that_are_gone_is_the_same_for_every_path_of_an_update) {
   write_file(path_, std::string(many_pages * page(), '.'));

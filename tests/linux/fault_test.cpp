@@ -36,6 +36,7 @@
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 namespace {
@@ -646,6 +647,54 @@ TEST_P(fault_test, after_a_handler_copied_in_the_middle_of_a_copy_is_survived) {
       });
 }
 
+// What the kernel tells of memory that fails somewhere, one day, is not about the copy that it
+// comes in the middle of.
+const char* warned_of = nullptr;
+std::atomic<std::size_t> warnings{0};
+
+void take_warning(siginfo_t* info) {
+  if (info->si_code == BUS_MCEERR_AO)
+    ++warnings;
+  else
+    put_memory_there(info);
+}
+
+TEST_P(fault_test, that_is_but_a_warning_is_the_applications) {
+  if (support::under_tsan) GTEST_SKIP() << blocked_in_handlers;
+  in_application(
+      [](const support::temp_dir& folder) {
+        const std::string bytes = pattern(1 << 20);
+        write_file(folder / "file", bytes);
+        const mapping map(folder / "file");
+        std::string buffer(bytes.size(), untouched);
+        warned_of = buffer.data();
+        struct sigaction action {};
+        action.sa_handler = [](int) {
+          siginfo_t info{};
+          info.si_signo = SIGBUS;
+          info.si_code = BUS_MCEERR_AO;
+          info.si_addr = const_cast<char*>(warned_of);
+          ::syscall(SYS_rt_tgsigqueueinfo, ::getpid(), ::gettid(), SIGBUS, &info);
+        };
+        EXPECT_EQ(::sigaction(SIGUSR1, &action, nullptr), 0);
+        constexpr std::size_t wanted = 200;
+        std::thread sender([copying = ::pthread_self()] {
+          for (std::size_t i = 0; i < wanted; ++i) {
+            ::pthread_kill(copying, SIGUSR1);
+            if (!support::eventually([&] { return warnings > i; })) return;
+          }
+        });
+        while (warnings < wanted && !HasFailure())
+          EXPECT_EQ(map.read_into(0, asio::buffer(buffer)), bytes.size());
+        sender.join();
+        return true;
+      },
+      0, [](int, siginfo_t* info, void*) { take_warning(info); },
+      [](int signal, siginfo_t* info, void* context) {
+        if (!mapio::handle_fault(signal, info, context)) take_warning(info);
+      });
+}
+
 TEST_P(fault_test, leaves_the_rounding_of_the_thread_as_it_was) {
   in_application([](const support::temp_dir& folder) {
     write_file(folder / "file", pattern(64 * page()));
@@ -707,6 +756,8 @@ TEST_F(fault_aftermath, of_a_file_that_is_long_enough_again_does_not_poison_it) 
     });
     if (!seen) GTEST_SKIP() << unseen;
     EXPECT_GE(looks.load(), 1);
+    // Whether the file refuses it was found out by storing there.
+    EXPECT_EQ(map.pending_bytes(), page());
     std::error_code error;
     EXPECT_EQ(v.update(2 * page(), "y", error), 1U);
     EXPECT_FALSE(error) << error.message();
