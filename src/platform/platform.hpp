@@ -104,7 +104,6 @@ void unmap(std::byte* base, std::uint64_t capacity) noexcept;
 std::uint64_t largest_reservation() noexcept;
 /// Tells whether `error` of map() can be cured by asking for less.
 bool is_out_of_address_space(const std::error_code& error) noexcept;
-bool is_disk_full(const std::error_code& error) noexcept;
 /// Tells whether the file system cannot preallocate, so that growth is a plain truncate.
 bool is_not_supported(const std::error_code& error) noexcept;
 

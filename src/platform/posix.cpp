@@ -679,10 +679,6 @@ bool is_out_of_address_space(const std::error_code& error) noexcept {
          error == std::errc::value_too_large || error == std::errc::file_too_large;
 }
 
-bool is_disk_full(const std::error_code& error) noexcept {
-  return error == std::errc::no_space_on_device;
-}
-
 bool is_not_supported(const std::error_code& error) noexcept {
   return error == std::errc::operation_not_supported || error == std::errc::not_supported ||
          error == std::errc::function_not_supported;
@@ -870,7 +866,7 @@ bool is_fault(const siginfo_t& info) noexcept {
 // behind it. What it counts down tells that it is not over.
 bool leave_string_copy(ucontext_t* context) noexcept {
   constexpr greg_t size_of_instruction = 2;
-  if (context == nullptr || string_copy_at == nullptr) return false;
+  if (string_copy_at == nullptr) return false;
   greg_t& next = context->uc_mcontext.gregs[REG_RIP];
   if (next != reinterpret_cast<greg_t>(string_copy_at)) return false;
   next += size_of_instruction;

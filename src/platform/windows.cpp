@@ -325,10 +325,6 @@ std::error_code current_size(native_handle_type file, std::uint64_t& size) noexc
   return file_size(file, size);
 }
 
-bool is_disk_full(const std::error_code& error) noexcept {
-  return error == std::errc::no_space_on_device;
-}
-
 bool is_not_supported(const std::error_code& error) noexcept {
   return error == std::errc::operation_not_supported || error == std::errc::not_supported ||
          error == std::errc::function_not_supported || error == error_of(ERROR_INVALID_FUNCTION);
