@@ -3,6 +3,7 @@
 
 #include <mapio/detail/config.hpp>
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
@@ -182,6 +183,9 @@ struct copy_file_options {
   bool follow_symlinks = true;
   /// Makes the copy and its name survive power loss before the copy counts as done.
   bool durable = false;
+  /// If set, holds the bytes that are copied so far, holes included, whenever another piece of a
+  /// few MiB is; for any thread to load. Like a buffer, it has to live until the completion.
+  std::atomic<std::uint64_t>* progress = nullptr;
 };
 
 /// Says what lies under a file, as far as durability is concerned.

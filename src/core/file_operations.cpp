@@ -60,6 +60,8 @@ std::error_code copy_for_a_turn(copy_operation& op) {
     if (op.copier->has_all(op.transferred)) break;
     if (op.transferred - before >= bytes_per_turn) return {};
     if (std::error_code error = op.copier->copy_next(op.transferred)) return error;
+    if (op.options.progress != nullptr)
+      op.options.progress->store(op.transferred, std::memory_order_relaxed);
   }
   if (std::error_code error = op.copier->end(op.transferred, op.options)) return error;
   op.step = copy_is_over;

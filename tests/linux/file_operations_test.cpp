@@ -374,6 +374,15 @@ class file_operations_stopped : public file_operations {
 #define MAPIO_SKIP_UNLESS_SEEN()                                                                   \
   if (is_skipped_) GTEST_SKIP() << "the kernel does not let us see system calls"
 
+TEST_F(file_operations_stopped, says_how_far_it_is) {
+  std::atomic<std::uint64_t> progress{1};
+  const outcome o = with_third_buffer_held([&](auto&) { EXPECT_EQ(progress, 2 * by_hand); },
+                                           {.progress = &progress});
+  MAPIO_SKIP_UNLESS_SEEN();
+  EXPECT_EQ(progress, bytes_.size());
+  expect_complete(o);
+}
+
 TEST_F(file_operations_stopped, goes_on_and_has_every_byte) {
   const outcome o = with_third_buffer_held([&](auto&) { expect_untouched(); });
   MAPIO_SKIP_UNLESS_SEEN();

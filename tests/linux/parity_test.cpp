@@ -23,6 +23,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -313,16 +314,18 @@ TEST_F(parity, copy_and_delete) {
         const bool clones = c.number == SYS_ioctl && c.arguments[1] == FICLONE;
         return clones ? faults::syscall_gate::fail(EOPNOTSUPP) : faults::syscall_gate::pass;
       });
+  std::atomic<std::uint64_t> progress{0};
   outcome copied;
   const bool is_seen = gate.run([&] {
     asio::io_context io;
-    mapio::copy_file(io, path_, to, copied.handler());
+    mapio::copy_file(io, path_, to, {.progress = &progress}, copied.handler());
     EXPECT_TRUE(support::run_to_end(io));
   });
   MAPIO_SKIP_UNLESS(is_seen);
   EXPECT_TRUE(by_kernel) << "the bytes went through this process";
   EXPECT_TRUE(copied.ok());
   EXPECT_EQ(copied.bytes, bytes.size());
+  EXPECT_EQ(progress, bytes.size());
   EXPECT_TRUE(same(read_file(to), bytes));
   run([&]() -> work {
     co_await mapio::remove_file(io_, to);
