@@ -178,26 +178,40 @@ struct pipe_ends {
   std::array<int, 2> ends{};
 };
 
-asio::awaitable<void> answer_through_pipe(asio::io_context& io, int from, int to,
+/// Awaited, a write that is done at once still takes a turn of the loop.
+enum class pipe_writes { awaited, at_once };
+
+asio::awaitable<void> tell(asio::posix::stream_descriptor& out, pipe_writes how) {
+  constexpr char byte = 0;
+  if (how == pipe_writes::awaited)
+    co_await asio::async_write(out, asio::buffer(&byte, 1), asio::use_awaitable);
+  else
+    asio::write(out, asio::buffer(&byte, 1));
+}
+
+asio::awaitable<void> hear(asio::posix::stream_descriptor& in) {
+  char byte = 0;
+  co_await asio::async_read(in, asio::buffer(&byte, 1), asio::use_awaitable);
+}
+
+asio::awaitable<void> answer_through_pipe(asio::io_context& io, int from, int to, pipe_writes how,
                                           std::uint32_t count) {
   asio::posix::stream_descriptor in(io, from);
   asio::posix::stream_descriptor out(io, to);
-  char byte = 0;
   for (std::uint32_t i = 0; i < count; ++i) {
-    co_await asio::async_read(in, asio::buffer(&byte, 1), asio::use_awaitable);
-    co_await asio::async_write(out, asio::buffer(&byte, 1), asio::use_awaitable);
+    co_await hear(in);
+    co_await tell(out, how);
   }
 }
 
-asio::awaitable<void> ask_through_pipe(asio::io_context& io, int from, int to, std::uint32_t count,
-                                       stop_watch& watch) {
+asio::awaitable<void> ask_through_pipe(asio::io_context& io, int from, int to, pipe_writes how,
+                                       std::uint32_t count, stop_watch& watch) {
   asio::posix::stream_descriptor in(io, from);
   asio::posix::stream_descriptor out(io, to);
-  char byte = 0;
   for (std::uint32_t i = 0; i < count; ++i) {
     watch.start();
-    co_await asio::async_write(out, asio::buffer(&byte, 1), asio::use_awaitable);
-    co_await asio::async_read(in, asio::buffer(&byte, 1), asio::use_awaitable);
+    co_await tell(out, how);
+    co_await hear(in);
     watch.stop();
   }
 }
@@ -230,26 +244,32 @@ auto through_file(const std::filesystem::path& path, backend_kind kind) {
   };
 }
 
-void through_pipe(std::uint32_t count, stop_watch& watch) {
-  const auto [ask_in, ask_out] = pipe_ends().ends;
-  const auto [answer_in, answer_out] = pipe_ends().ends;
-  {
-    const partner other([&, from = ask_in, to = answer_out] {
-      run_to_end([&](asio::io_context& io) { return answer_through_pipe(io, from, to, count); });
-    });
-    run_to_end([&, from = answer_in, to = ask_out](asio::io_context& io) {
-      return ask_through_pipe(io, from, to, count, watch);
-    });
-  }
-  ::close(ask_in);
-  ::close(answer_out);
+auto through_pipe(pipe_writes how) {
+  return [how](std::uint32_t count, stop_watch& watch) {
+    const auto [ask_in, ask_out] = pipe_ends().ends;
+    const auto [answer_in, answer_out] = pipe_ends().ends;
+    {
+      const partner other([&, from = ask_in, to = answer_out] {
+        run_to_end(
+            [&](asio::io_context& io) { return answer_through_pipe(io, from, to, how, count); });
+      });
+      run_to_end([&, from = answer_in, to = ask_out](asio::io_context& io) {
+        return ask_through_pipe(io, from, to, how, count, watch);
+      });
+    }
+    ::close(ask_in);
+    ::close(answer_out);
+  };
 }
 
 constexpr const char* by_pipe = "ask and answer: pipe through Asio";
-constexpr const char* by_file_again = "ask and answer: awaited atomic, a million times";
+constexpr const char* by_pipe_at_once = "ask and answer: pipe through Asio, written at once";
 std::string by_file(backend_kind kind) {
   return std::string("ask and answer: awaited atomic, ") +
          (kind == backend_kind::io_uring ? "io_uring" : "thread_pool");
+}
+std::string by_file_again(backend_kind kind) {
+  return by_file(kind) + ", a million times";
 }
 constexpr std::array engines = {backend_kind::io_uring, backend_kind::thread_pool};
 
@@ -264,15 +284,18 @@ void compare(const bench::medians& m, bench::table& t) {
              m.processor_time(std::string("fetch_add ") + in_a_file));
   t.absolute(std::string(unheard) + " (the same)", m.processor_time(unheard),
              m.processor_time(std::string("fetch_add ") + in_a_file));
-  for (const backend_kind kind : engines)
+  for (const backend_kind kind : engines) {
     for (const char* quantile : {"p50", "p99"}) {
       const bool is_promised = kind == backend_kind::io_uring && quantile == std::string("p50");
       t.slower(by_file(kind) + ", " + quantile + " (baseline: pipe)",
                m.counter(by_file(kind), quantile), m.counter(by_pipe, quantile),
                is_promised ? std::optional(1.1) : std::nullopt);
     }
-  t.factor(std::string(by_file_again) + ": answers (baseline: questions)",
-           m.counter(by_file_again, "rounds"), many_rounds, 1.0);
+    t.slower(by_file(kind) + ", p50 (baseline: pipe, written at once)",
+             m.counter(by_file(kind), "p50"), m.counter(by_pipe_at_once, "p50"));
+    t.factor(by_file_again(kind) + ": answers (baseline: questions)",
+             m.counter(by_file_again(kind), "rounds"), many_rounds, 1.0);
+  }
 }
 
 }  // namespace
@@ -294,9 +317,11 @@ int main(int argc, char** argv) {
       word_of_file.notify_one();
   });
   const std::filesystem::path path = directory.path() / "turns";
-  add_game(by_pipe, rounds, through_pipe);
+  add_game(by_pipe, rounds, through_pipe(pipe_writes::awaited));
+  add_game(by_pipe_at_once, rounds, through_pipe(pipe_writes::at_once));
   for (const backend_kind kind : engines)
     add_game(by_file(kind), rounds, through_file(path, kind));
-  add_game(by_file_again, many_rounds, through_file(path, backend_kind::automatic))->Repetitions(1);
+  for (const backend_kind kind : engines)
+    add_game(by_file_again(kind), many_rounds, through_file(path, kind))->Repetitions(1);
   return bench::run(given, compare);
 }
