@@ -20,7 +20,7 @@ class follower {
         if (event.kind == mapio::change_kind::truncated && *event.size < shown_) shown_ = 0;
         co_await show_what_is_new();  // also the end of a file that has lost the name
         if (is_other) shown_ = 0;
-        if (is_other || event.kind == mapio::change_kind::overflow) co_await file_.open(path);
+        if (is_other) co_await file_.open(path);
         co_await show_what_is_new();
       } catch (const std::system_error& e) {
         // Gone or cut meanwhile, of which the next event tells.
