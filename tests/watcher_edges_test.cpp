@@ -295,6 +295,27 @@ void take_notices(asio::io_context& io) {
   EXPECT_TRUE(all.wait_for(change_kind::created, dir / "mark"));
 }
 
+// Who adds it again has seen the folder under its new name, and another one under the old.
+TEST_F(watcher_behind, tells_of_folders_that_were_renamed_before_a_tree_was_added_again) {
+  for (const bool is_queued : {false, true}) {
+    SCOPED_TRACE(is_queued);
+    fs::remove_all(dir_ / "a");
+    fs::remove_all(dir_ / "b");
+    shell("mkdir a; : > a/1");
+    ASSERT_NO_FATAL_FAILURE(watch_tree());
+    shell("mv a b; mkdir a; : > a/2");
+    if (is_queued) {
+      ASSERT_NO_FATAL_FAILURE(take_notices());
+    }
+    watcher_->add(dir_.path(), recursive());
+    tree_.files = rebuilt_tree::look_at(dir_.path());
+    applied_ = 0;
+    shell(": > a/3; : > b/4; rm a/2");
+    ASSERT_NO_FATAL_FAILURE(expect_right_state());
+    seen_.clear();
+  }
+}
+
 TEST_F(watcher_edges, tell_nothing_of_the_time_before_a_path_was_removed_and_added_again) {
   write_file(file_, "text");
   write_file(dir_ / "other", "text");
@@ -309,6 +330,46 @@ TEST_F(watcher_edges, tell_nothing_of_the_time_before_a_path_was_removed_and_add
   EXPECT_TRUE(all_.wait_for(change_kind::modified, file_));
   EXPECT_TRUE(all_.has_seen(change_kind::removed, dir_ / "other"));
   EXPECT_EQ(all_.seen.size(), 2U);
+}
+
+// It takes with it what is known of it, and whoever watches it there goes on from that.
+TEST_F(watcher_behind, follows_a_folder_from_one_tree_to_another) {
+  watch_options options = recursive();
+  for (const bool is_flat_there : {false, true}) {
+    SCOPED_TRACE(is_flat_there);
+    const fs::path top = dir_ / (is_flat_there ? "flat" : "deep");
+    fs::create_directories(top / "from/sub/deep");
+    fs::create_directories(top / "to");
+    for (const char* name : {"gone", "kept", "deep/gone", "deep/moved"})
+      write_file(top / "from/sub" / name, "text");
+    write_file(top / "from/f", "");
+    watcher_.emplace(io_, 1000);
+    watcher_->add(top / "from", options);
+    ASSERT_NO_FATAL_FAILURE(wait_until_watched(top / "from/f"));
+    write_file(top / "to/f", "");
+    options.recursive = !is_flat_there;
+    watcher_->add(top / "to", options);
+    ASSERT_NO_FATAL_FAILURE(wait_until_watched(top / "to/f"));
+    stop_listening();
+    applied_ = 0;
+    tree_.files = rebuilt_tree::look_at(top);
+    std::error_code error;
+    fs::rename(top / "from/sub", top / "to/now", error);
+    ASSERT_FALSE(error);
+    fs::remove(top / "to/now/gone");
+    fs::remove(top / "to/now/deep/gone");
+    fs::rename(top / "to/now/deep/moved", top / "to/moved");
+    now_ = rebuilt_tree::look_at(top);
+    if (is_flat_there)
+      std::erase_if(now_, [&](const auto& f) {
+        return f.first.parent_path() != top / "to" &&
+               f.first.string().find("/now/") != std::string::npos;
+      });
+    EXPECT_TRUE(catches_up()) << differences();
+    EXPECT_EQ(has_seen(change_kind::renamed, top / "to/now"), !is_flat_there);
+    stop_listening();
+    seen_.clear();
+  }
 }
 
 TEST_F(watcher_edges, tell_what_is_left_of_a_rename_when_one_of_its_folders_is_removed) {

@@ -302,8 +302,18 @@ class watcher_gap : public watcher_test {
       write_file(file, "other");
       return has_seen(change_kind::modified, file);
     }));
-    support::change_metadata(file);
-    EXPECT_TRUE(wait_until([&] { return has_seen(change_kind::metadata, file); }));
+    const auto end = std::chrono::steady_clock::now() + support::patience;
+    while (!has_seen(change_kind::metadata, file)) {
+      ASSERT_LT(std::chrono::steady_clock::now(), end);
+      support::change_metadata(file);
+      // One that comes in a gap is told as the rest of it.
+      const auto until = std::chrono::steady_clock::now() + 200ms;
+      while (!has_seen(change_kind::metadata, file) && std::chrono::steady_clock::now() < until) {
+        listen();
+        io_.restart();
+        io_.run_one_until(until);
+      }
+    }
     seen_.clear();
   }
   /// Takes in the notices of all that was done, while nobody reads what the watcher has to tell.

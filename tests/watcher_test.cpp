@@ -512,6 +512,65 @@ TEST_F(watcher_gap, of_the_kernel_before_a_folder_was_listed_hides_nothing_that_
   stop_listening();
 }
 
+TEST_F(watcher_gap, hides_no_bytes_that_were_there_when_new_metadata_was_told) {
+  for (const bool is_by_itself : {false, true}) {
+    SCOPED_TRACE(is_by_itself);
+    const fs::path file = dir_ / (is_by_itself ? "g" : "f");
+    write_file(file, "text");
+    watcher_.emplace(io_, 1);
+    watcher_->add(is_by_itself ? file : dir_.path());
+    ASSERT_NO_FATAL_FAILURE(wait_until_watched(file));
+    stop_listening();
+    tree_.files = {{file, fs::file_size(file)}};
+    now_ = {{file, fs::file_size(file) + 5}};
+    applied_ = 0;
+    support::change_metadata(file);
+    std::ofstream(file, std::ios::app) << "bytes";
+    ASSERT_NO_FATAL_FAILURE(take_notices());
+    EXPECT_TRUE(catches_up()) << differences();
+    EXPECT_TRUE(has_seen(change_kind::metadata, file));
+    EXPECT_EQ(overflows(), 1);
+    stop_listening();
+    seen_.clear();
+  }
+}
+
+TEST_F(watcher_gap, before_a_folder_was_listed_hides_no_content_of_one_in_its_place) {
+  shell("mkdir -p top/sub; mkdir old; mkdir -p other/deep; echo text > top/gone; "
+        "echo text > top/sub/gone; echo text > other/f; echo text > other/deep/f");
+  ASSERT_NO_FATAL_FAILURE(leave_no_room());
+  watcher_->add(dir_ / "top", recursive());
+  tree_.files = rebuilt_tree::look_at(dir_.path());
+  shell("rm top/gone; mv top old/top; mv other top");
+  now_ = rebuilt_tree::look_at(dir_.path());
+  const auto leave_what_is_watched = [&](std::map<fs::path, std::uint64_t>& files) {
+    std::erase_if(files, [&](const auto& f) {
+      const fs::path name = *f.first.lexically_relative(dir_.path()).begin();
+      return name != "top" && name != "full";
+    });
+  };
+  leave_what_is_watched(tree_.files);
+  leave_what_is_watched(now_);
+  EXPECT_TRUE(catches_up()) << differences();
+  stop_listening();
+}
+
+TEST_F(watcher_gap, before_a_tree_was_listed_hides_what_was_in_no_folder_of_it) {
+  shell("mkdir -p top/a; mkdir top/b; mkdir other; echo text > top/a/f; echo text > top/b/f; "
+        ": > other/g");
+  watcher_.emplace(io_, 1);
+  watcher_->add(dir_ / "top");
+  ASSERT_NO_FATAL_FAILURE(wait_until_watched(dir_ / "top/f"));
+  stop_listening();
+  shell("echo text > top/full; : > top/more");
+  ASSERT_NO_FATAL_FAILURE(take_notices());
+  watcher_->add(dir_ / "top", recursive());
+  tree_.files = rebuilt_tree::look_at(dir_ / "top");
+  shell("rm -r top/a; echo text > top/a; rm -r top/b; mv other top/b");
+  expect_rebuilt(dir_ / "top");
+  stop_listening();
+}
+
 TEST_F(watcher_gap, of_more_names_than_are_kept_hides_nothing_that_went) {
   shell("mkdir top; echo text > top/kept");
   for (int i = 0; i < 5000; ++i)
@@ -574,6 +633,33 @@ TEST_F(watcher_gap, is_none_when_what_is_gathered_went_before_it_was_listed) {
   stop_listening();
 }
 
+// Added again in a gap, or while what happens is gathered: who looks at it then may find what
+// nobody was told of, and nobody is going to.
+TEST_F(watcher_gap, when_a_tree_is_added_again_hides_nothing_that_went) {
+  for (const auto coalesce : {0ms, 1000ms}) {
+    SCOPED_TRACE(coalesce.count());
+    fs::remove_all(dir_ / "top");
+    shell("mkdir -p top/sub; : > top/f");
+    watch_options options = recursive();
+    watcher_.emplace(io_, coalesce == 0ms ? 1 : 100);
+    watcher_->add(dir_ / "top", options);
+    ASSERT_NO_FATAL_FAILURE(wait_until_watched(dir_ / "top/f"));
+    stop_listening();
+    options.coalesce = coalesce;
+    if (coalesce != 0ms) watcher_->add(dir_ / "top", options);
+    shell("echo more >> top/f; : > top/a; : > top/b; : > top/sub/c");
+    ASSERT_NO_FATAL_FAILURE(take_notices());
+    watcher_->add(dir_ / "top", options);
+    tree_.files = rebuilt_tree::look_at(dir_ / "top");
+    applied_ = 0;
+    shell("rm top/b top/sub/c");
+    expect_rebuilt(dir_ / "top");
+    EXPECT_EQ(overflows(), coalesce == 0ms ? 1 : 0);
+    stop_listening();
+    seen_.clear();
+  }
+}
+
 TEST_F(watcher_behind, tells_sizes_of_files_that_had_one_name_after_another) {
   ASSERT_NO_FATAL_FAILURE(watch_tree());
   shell("echo some text > t; mv t a; echo text > t; mv t b; echo x > t");
@@ -621,7 +707,7 @@ class random_changes {
     const fs::path file = here / some_name("fghab");
     const fs::path folder = here / some_name("abcd");
     std::error_code ignored;
-    switch (random_() % 19) {
+    switch (random_() % 20) {
     case 0:
       fs::remove(file, ignored);
       return;
@@ -671,6 +757,9 @@ class random_changes {
       fs::rename(other, folder, ignored);
       return;
     }
+    case 15:
+      if (fs::exists(file, ignored)) support::change_metadata(file);
+      return;
     default:
       std::ofstream(file, std::ios::app) << std::string(1 + random_() % 9, 'x');
     }
@@ -695,8 +784,10 @@ class random_changes {
 
 class watched_tree : public watcher_gap {
  protected:
-  /// Rebuilds a tree from what is told while another thread changes it, again and again.
-  void rebuild(std::size_t capacity, std::chrono::milliseconds coalesce) {
+  /// Rebuilds a tree from what is told while another thread changes it, again and again; also the
+  /// one with which it exchanges files and folders, if both are watched.
+  void rebuild(std::size_t capacity, std::chrono::milliseconds coalesce,
+               bool watches_both = false) {
     const unsigned rounds = support::under_asan || support::under_tsan ? 8 : 30;
     for (unsigned round = 1; round <= rounds && !HasFailure(); ++round) {
       SCOPED_TRACE(round);
@@ -710,23 +801,36 @@ class watched_tree : public watcher_gap {
       watcher_.emplace(io_, capacity);
       watch_options options = recursive();
       options.coalesce = coalesce;
-      watcher_->add(top, options);
-      tree_.files = rebuilt_tree::look_at(top);
+      std::vector<fs::path> watched{top};
+      if (watches_both) watched.push_back(outside);
+      for (const fs::path& root : watched)
+        watcher_->add(root, options);
+      tree_.files = look_at_all(watched);
       std::future<void> changer = std::async(std::launch::async, [&] {
         random_changes(top, outside, 2 * round + 1).make(300);
         write_file(top / "over", "");
       });
       EXPECT_TRUE(wait_until([&] { return has_seen(change_kind::created, top / "over"); }));
       changer.get();
-      expect_rebuilt(top);
+      now_ = look_at_all(watched);
+      EXPECT_TRUE(catches_up()) << differences();
       // Every folder in it is watched, and every file.
       for (const auto& [path, size] : now_)
         std::ofstream(fs::is_directory(path) ? path / "last" : path, std::ios::app) << "last";
-      expect_rebuilt(top);
+      now_ = look_at_all(watched);
+      EXPECT_TRUE(catches_up()) << differences();
       stop_listening();
       seen_.clear();
       applied_ = 0;
     }
+  }
+
+ private:
+  static std::map<fs::path, std::uint64_t> look_at_all(const std::vector<fs::path>& roots) {
+    std::map<fs::path, std::uint64_t> all;
+    for (const fs::path& root : roots)
+      all.merge(rebuilt_tree::look_at(root));
+    return all;
   }
 };
 
@@ -740,6 +844,18 @@ TEST_F(watched_tree, is_rebuilt_from_events_that_are_gathered) {
 
 TEST_F(watched_tree, is_rebuilt_after_many_gaps) {
   rebuild(4, 0ms);
+}
+
+TEST_F(watched_tree, is_rebuilt_with_another_one) {
+  rebuild(4096, 0ms, true);
+}
+
+TEST_F(watched_tree, is_rebuilt_with_another_one_from_events_that_are_gathered) {
+  rebuild(4096, 5ms, true);
+}
+
+TEST_F(watched_tree, is_rebuilt_with_another_one_after_many_gaps) {
+  rebuild(4, 0ms, true);
 }
 
 TEST_F(watcher_storm, leaves_nothing_untold) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <deque>
 #include <iterator>
+#include <limits>
 
 MAPIO_NAMESPACE_BEGIN
 namespace detail {
@@ -31,6 +32,10 @@ constexpr std::size_t most_hints = 4096;
 constexpr std::chrono::milliseconds longest_move{10};
 constexpr std::size_t most_moves = 64;
 constexpr int most_links = 40;
+// So that no sum with the present overflows.
+constexpr std::chrono::milliseconds longest_interval = std::chrono::hours(24 * 365);
+// Of bytes that are not told of yet.
+constexpr std::int64_t no_time = std::numeric_limits<std::int64_t>::min();
 
 constexpr std::uint32_t went = notice::deleted | notice::moved_from;
 constexpr std::uint32_t came_there = notice::created | notice::moved_to;
@@ -55,6 +60,20 @@ std::optional<std::uint64_t> size_of(const file_look& look) {
 /// Tells whether notices about a root only say where to look.
 bool has_only_hints(const watched_root& root) noexcept {
   return root.stream.is_recovering || root.options.coalesce.count() > 0;
+}
+
+/// Takes in what a look has found, with an event of this kind: of new bytes only what it tells. The
+/// rest has its own notice, which needs another look, or is found by comparing where that gets
+/// lost. `batch` is that of the notice.
+template <class Known>
+void take_in(Known& known, const file_look& look, change_kind kind, std::uint32_t batch) noexcept {
+  const file_look before = std::exchange(known.seen, look);
+  if (kind != change_kind::metadata || look.is_folder || known.batch == batch) {
+    known.batch = batch;
+    return;
+  }
+  if (before.exists) known.seen.size = before.size;
+  if (before.exists || before.modified == no_time) known.seen.modified = before.modified;
 }
 
 /// Tells whether a notice about a known file is told without a look at it.
@@ -82,6 +101,13 @@ std::filesystem::path without_slash(const std::filesystem::path& given) {
 /// Tells whether a root has no link on the way, and was given by this name.
 bool is_named(const watched_root& root, const file_name& name) {
   return has_one_name(root) && without_slash(root.given).filename() == name;
+}
+
+/// Tells whether the user may know of something in what is under a name.
+bool may_have_content(const watched_folder& folder, const watched_entry& entry) noexcept {
+  if (!folder.root.options.recursive) return false;
+  if (!entry.seen.is_folder) return entry.seen.exists && folder.has_unseen_names();
+  return !entry.below || entry.below->has_unseen_names() || !entry.below->entries.empty();
 }
 
 bool is_in(const watched_folder& inner, const watched_folder& outer) noexcept {
@@ -112,7 +138,9 @@ std::filesystem::path watched_folder::told_path() const {
 watched_root::watched_root(watch_stream& s, const std::filesystem::path& path,
                            const watch_options& o, const std::shared_ptr<file_state>& f)
     : stream(s), given(path), place(f ? f->place() : std::filesystem::absolute(path)), options(o),
-      file(f), poll(o.poll), polls_all(o.poll.count() > 0) {}
+      file(f), poll(std::min(o.poll, longest_interval)), polls_all(o.poll.count() > 0) {
+  options.coalesce = std::min(o.coalesce, longest_interval);
+}
 
 // --- placing watches
 // ------------------------------------------------------------------------------------------------
@@ -262,6 +290,7 @@ void change_finder::go_on_as(watched_root& root, const watched_root& wanted,
   const bool is_all_seen =
       !root.tree || (!root.tree->is_unlisted && !root.tree->has_unseen_names());
   if (!root.options.recursive && is_all_seen) root.begin = wanted.begin;
+  const bool was_recursive = root.options.recursive;
   root.given = wanted.given;
   root.place = wanted.place;
   root.options = wanted.options;
@@ -275,6 +304,8 @@ void change_finder::go_on_as(watched_root& root, const watched_root& wanted,
   compare_root(root, std::move(placed), 0);
   hint(root, 0);
   if (!root.tree) return;
+  forget_what_was_seen(*root.tree);
+  if (was_recursive || root.options.recursive) tell_folders_anew(root, was_recursive);
   if (!root.options.recursive) {
     for (auto& [name, entry] : root.tree->entries)
       drop(entry);
@@ -283,6 +314,34 @@ void change_finder::go_on_as(watched_root& root, const watched_root& wanted,
         if (folder == root.tree.get()) drop(entry);
   }
   list_all(*root.tree);
+}
+
+/// From here on somebody may know names in a tree that are not known here, until it is listed.
+void change_finder::forget_what_was_seen(watched_folder& folder) {
+  folder.is_seen = false;
+  for (auto& [name, entry] : folder.entries)
+    if (entry.below) forget_what_was_seen(*entry.below);
+}
+
+/// Who added a tree again knows what is in its folders, and forgets that by events from before: a
+/// folder that came may have had another one's name, and of its content nothing was to be told; one
+/// that was renamed may have been found under the new name already, and another one under the old.
+void change_finder::tell_folders_anew(watched_root& root, bool was_recursive) {
+  for (const std::filesystem::path& came :
+       root.stream.tell_renames_apart(root.given, !was_recursive)) {
+    watched_folder* folder = root.tree.get();
+    for (const auto& name : came.lexically_relative(root.given)) {
+      const auto it = folder->entries.find(name.native());
+      // If it is not there any more, that is told too.
+      if (it == folder->entries.end() || !it->second.seen.is_folder) {
+        folder = nullptr;
+        break;
+      }
+      if (!it->second.below) adopt(*folder, it->second, it->first, false);
+      folder = it->second.below.get();
+    }
+    if (folder != nullptr && folder != root.tree.get()) begin_anew(*folder);
+  }
 }
 
 void change_finder::begin_polling(watched_root& root) {
@@ -571,9 +630,9 @@ void change_finder::hint(watched_folder& folder, const file_name& name, std::uin
   std::uint32_t& all = folder.hints[name];
   const bool is_unseen = folder.has_unseen_names() && known == folder.entries.end();
   if (is_unseen || !is_recovering) all |= what & written_there;
-  // Looking does not tell whether there was something under such a name. What was created had it
-  // first; what was moved there may have replaced another one.
-  if (is_unseen && (what & went) != 0 && (all & notice::created) == 0) all |= notice::deleted;
+  // Looking does not tell whether there was something under such a name, and whoever added the
+  // folder may have looked at it before it went.
+  if (is_unseen && (what & went) != 0) all |= notice::deleted;
   const bool is_untold = is_unseen || (folder.has_unseen_names() && !known->second.is_told);
   if (is_untold && (all & notice::deleted) == 0) all |= what & came_there;
   if (is_recovering) return hint_at_once(folder, name);
@@ -841,10 +900,12 @@ void change_finder::changed_itself(const notice& n, const file_look& look) {
     // Of others their parent tells.
     if (folder->parent != nullptr) continue;
     watched_root& root = folder->root;
-    if (is_gone || takes_hints(root))
+    if (is_gone || takes_hints(root)) {
       hint(root, n.what & notice::metadata);
-    else if ((n.what & notice::metadata) != 0)
+    } else if ((n.what & notice::metadata) != 0) {
+      if (look.is_same_file(root.seen)) root.seen = look;
       tell(root, change_kind::metadata, root.given, look);
+    }
   }
   for (watched_root* root : files) {
     if (is_gone || takes_hints(*root)) {
@@ -865,8 +926,7 @@ void change_finder::changed_itself(const notice& n, const file_look& look) {
       const auto kind = is_shorter                         ? change_kind::truncated
                         : (n.what & notice::modified) != 0 ? change_kind::modified
                                                            : change_kind::metadata;
-      root->seen = look;
-      root->batch = batch_;
+      take_in(*root, look, kind, batch_);
       tell(*root, kind, root->given, look);
     }
   }
@@ -913,7 +973,8 @@ void change_finder::came(watched_folder& folder, const file_name& name, const fi
   const file_look before = entry.seen;
   const bool was_told = std::exchange(entry.is_told, true);
   const bool is_another = before.exists && look.exists && !before.is_same_file(look);
-  const bool had_content = entry.below != nullptr;
+  const bool had_content =
+      folder.root.options.recursive && (before.is_folder || folder.has_unseen_names());
   if (is_another) drop(entry);
   if (!look.exists) doubt(folder, name, 0);
   if (look.exists) entry.seen = look;
@@ -977,18 +1038,19 @@ void change_finder::written(watched_folder& folder, const notice& n, const file_
     } else {
       entry.is_told = true;
       entry.listing = folder.listing;
-      entry.batch = batch_;
-      entry.seen = look;
-      if (look.is_folder && folder.root.options.recursive) adopt(folder, entry, n.name, is_first);
       if (is_first) kind = change_kind::created;
+      // What was written since it was asked for has its own notice.
+      if (kind == change_kind::metadata && look.modified > folder.root.begin)
+        entry.seen.modified = no_time;
+      take_in(entry, look, kind, batch_);
+      if (look.is_folder && folder.root.options.recursive) adopt(folder, entry, n.name, is_first);
     }
     return tell(folder, kind, n.name, look);
   }
   if (!look.exists && needs_no_look(folder.root, n)) return tell(folder, kind, n.name, {});
   if (look.exists && (!entry.seen.exists || look.is_same_file(entry.seen))) {
     if (!look.is_folder && look.size < entry.seen.size) kind = change_kind::truncated;
-    entry.seen = look;
-    entry.batch = batch_;
+    take_in(entry, look, kind, batch_);
     return tell(folder, kind, n.name, look);
   }
   // Something else has the name by now, of which there is other notice.
@@ -1101,35 +1163,89 @@ void change_finder::end_move(const notice& n, const file_look& look) {
     // The look may have been at another folder, that had the path meanwhile.
     if (!is_same || !look.exists) doubt(*folder, n.name, 0);
     watched_root& old_root = old_folder.root;
+    const bool is_any_unseen = old_folder.has_unseen_names() || folder->has_unseen_names();
     const bool stays_in_root = &old_root == &folder->root;
     std::filesystem::path old_path = old_folder.told_path() / old_name;
     // What is let go of from here on may be a folder that this is about.
     const auto [it, is_free] = folder->entries.try_emplace(n.name);
     watched_entry& entry = it->second;
-    const bool had_content = entry.below != nullptr && !entry.below->entries.empty();
+    const bool had_content = may_have_content(*folder, entry);
     if (!is_free) drop(entry);
     if (folder == nullptr) continue;
     if (had_content) tell(*folder, change_kind::removed, n.name, {});
     entry.seen = is_same && look.exists ? look : moved.seen;
     entry.is_told = true;
     entry.listing = folder->listing;
-    tell_of_rename(old_root, std::move(old_path), *folder, n.name, entry.seen);
-    if (!is_free && !had_content)
-      tell(*folder, change_kind::replaced, n.name, entry.seen);
-    else if (moved.seen.exists)
-      tell_new_bytes(*folder, n.name, moved.seen, entry.seen);
+    const bool is_recursive = folder->root.options.recursive;
+    // Who has looked at names that are not known yet may have found it under the new one only, or
+    // another one under the old; and what nobody watches from here on must not be known any more.
+    const bool is_told_anew =
+        entry.seen.is_folder && (is_recursive ? is_any_unseen : old_root.options.recursive);
+    if (is_told_anew) {
+      tell(old_root, change_kind::removed, std::move(old_path), {});
+      tell(*folder, is_free || had_content ? change_kind::created : change_kind::replaced, n.name,
+           entry.seen);
+    } else {
+      tell_of_rename(old_root, std::move(old_path), *folder, n.name, entry.seen);
+      if (!is_free && !had_content)
+        tell(*folder, change_kind::replaced, n.name, entry.seen);
+      else if (moved.seen.exists)
+        tell_new_bytes(*folder, n.name, moved.seen, entry.seen);
+    }
     if (is_hint) hint(*folder, n.name, 0);
-    if (moved.below && stays_in_root) {
-      entry.below = std::move(moved.below);
-      entry.below->parent = folder;
-      entry.below->name = n.name;
-      look_again(*entry.below);
+    if (moved.below && is_recursive && !is_told_anew) {
+      if (stays_in_root) {
+        entry.below = std::move(moved.below);
+        entry.below->parent = folder;
+        entry.below->name = n.name;
+        look_again(*entry.below);
+        continue;
+      }
+      entry.below = in_another_root(*moved.below, *folder, n.name);
+      begin_unseen_anew(*entry.below);
+      drop(moved);
       continue;
     }
     drop(moved);
-    if (folder != nullptr && entry.seen.is_folder && folder->root.options.recursive)
+    if (folder != nullptr && entry.seen.is_folder && is_recursive)
       adopt(*folder, entry, n.name, true);
   }
+}
+
+/// Returns what is known of a folder as that of one in another root. It is watched once it is
+/// listed, which finds what happens until then.
+std::unique_ptr<watched_folder>
+change_finder::in_another_root(watched_folder& old, watched_folder& parent, const file_name& name) {
+  auto now = std::make_unique<watched_folder>(parent.root, &parent, name);
+  now->is_new = old.is_new;
+  now->is_unlisted = old.is_unlisted;
+  now->is_seen = old.is_seen;
+  // What is being moved on is looked for here, and not found.
+  for (pending_move& move : moves_)
+    for (auto& [from, entry] : move.entries)
+      if (from == &old) old.entries.try_emplace(move.from.name, std::move(entry));
+  for (pending_move& move : moves_)
+    std::erase_if(move.entries, [&](const auto& e) { return e.first == &old; });
+  for (auto& [child, entry] : old.entries) {
+    watched_entry& known = now->entries[child];
+    known.seen = entry.seen;
+    known.is_told = entry.is_told;
+    if (entry.below) known.below = in_another_root(*entry.below, *now, child);
+  }
+  for (const auto& [child, what] : old.hints)
+    hint(*now, child, what);
+  list(*now);
+  return now;
+}
+
+/// Tells anew of those folders in a tree in which there may be names that only the user knows.
+void change_finder::begin_unseen_anew(watched_folder& folder) {
+  if (folder.has_unseen_names()) {
+    begin_anew(folder);
+    return;
+  }
+  for (auto& [name, entry] : folder.entries)
+    if (entry.below) begin_unseen_anew(*entry.below);
 }
 
 /// Ends what of `ending_` has no second half: it left.
@@ -1338,6 +1454,8 @@ void change_finder::found(watched_folder& folder, const file_name& name, const f
         list(*entry.below);
       }
     }
+    if (entry.seen.modified == no_time && !root.stream.is_recovering)
+      entry.seen.modified = look.modified;
     return compare(folder, name, look, 0);
   }
   if (folder.is_new || !folder.is_unlisted) return compare(folder, name, look, 0);
@@ -1372,7 +1490,8 @@ std::optional<change_kind> change_finder::difference(const file_look& before, co
     if (now.changed != before.changed) return change_kind::metadata;
     if ((at_least & notice::touched) != 0 && before.is_fresh) return change_kind::modified;
   }
-  if ((at_least & notice::metadata) != 0) return change_kind::metadata;
+  if ((at_least & notice::metadata) != 0 || !now.has_same_access(before))
+    return change_kind::metadata;
   return std::nullopt;
 }
 
@@ -1437,6 +1556,12 @@ void change_finder::compare_root(watched_root& root, placed_watches placed,
   const bool is_same = look.is_same_file(before);
   if (!look.is_same_file(std::exchange(root.last, look)))
     if (const auto file = root.file.lock()) file->note_other_file();
+  const bool is_other_folder = look.is_folder && before.is_folder && !is_same;
+  if (is_other_folder && root.tree->has_unseen_names()) {
+    // What was in the one that is gone is not known, and cannot be found out any more.
+    begin_anew(*root.tree);
+    return list(*root.tree);
+  }
   if (look.is_folder && !is_same) root.tree->is_new = !before.exists || !before.is_folder;
   if (look.is_folder && (!is_same || root.tree->is_misplaced)) list(*root.tree);
   std::optional<change_kind> kind;

@@ -237,6 +237,11 @@ class change_finder {
   void adopt(watched_folder& folder, watched_entry& entry, const watching::file_name& name,
              bool is_new);
   bool begin_anew(watched_folder& folder);
+  void begin_unseen_anew(watched_folder& folder);
+  std::unique_ptr<watched_folder> in_another_root(watched_folder& old, watched_folder& parent,
+                                                  const watching::file_name& name);
+  static void forget_what_was_seen(watched_folder& folder);
+  void tell_folders_anew(watched_root& root, bool was_recursive);
   void drop(watched_entry& entry);
   void drop(watched_folder& folder);
   void drop_content(watched_folder& folder);

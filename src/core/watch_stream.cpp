@@ -134,6 +134,30 @@ void watch_stream::push(change_event&& event, const watched_root* root,
   queue_.push_back(std::move(found));
 }
 
+std::vector<std::filesystem::path>
+watch_stream::tell_renames_apart(const std::filesystem::path& root, bool with_new_ones) {
+  std::vector<std::filesystem::path> came;
+  std::deque<found_event> apart;
+  std::lock_guard lock(mutex_);
+  for (const found_event& found : queue_) {
+    const change_event& event = found.event;
+    const bool is_folder = !event.size && is_of(root, event.path, found.given);
+    const bool is_renamed = is_folder && event.kind == change_kind::renamed;
+    const bool is_new =
+        is_folder && (event.kind == change_kind::created || event.kind == change_kind::replaced);
+    if (is_renamed || (is_new && with_new_ones)) came.push_back(event.path);
+    if (!is_renamed || !is_of(root, event.previous_path, found.given_before)) {
+      apart.push_back(found);
+      continue;
+    }
+    apart.push_back(
+        {{change_kind::removed, event.previous_path, {}, std::nullopt}, found.given_before, 0});
+    apart.push_back({{change_kind::created, event.path, {}, std::nullopt}, found.given, 0});
+  }
+  queue_.swap(apart);
+  return came;
+}
+
 // --- what is not watched any more
 // ------------------------------------------------------------------------------------------------
 //
@@ -169,15 +193,17 @@ void watch_stream::forget_events(const std::filesystem::path& removed) noexcept 
   queue_.erase(end, queue_.end());
 }
 
+bool watch_stream::is_of(const std::filesystem::path& root, const std::filesystem::path& path,
+                         std::size_t given) {
+  return given != 0 && std::filesystem::path(path.native().substr(0, given)) == root;
+}
+
 /// Tells whether an event says something about other roots than one that is removed, and leaves
 /// only that.
 bool watch_stream::outlives(found_event& found, const std::filesystem::path& removed) {
-  const auto is_of_it = [&](const std::filesystem::path& path, std::size_t given) {
-    return given != 0 && std::filesystem::path(path.native().substr(0, given)) == removed;
-  };
   change_event& event = found.event;
-  const bool now = is_of_it(event.path, found.given);
-  const bool before = is_of_it(event.previous_path, found.given_before);
+  const bool now = is_of(removed, event.path, found.given);
+  const bool before = is_of(removed, event.previous_path, found.given_before);
   if (!now && !before) return true;
   const bool is_all = event.kind != change_kind::renamed || (now && before) || found.given == 0;
   if (is_all) return false;

@@ -58,6 +58,11 @@ class watch_stream final : public std::enable_shared_from_this<watch_stream> {
   /// null: it only follows from the other.
   void push(change_event&& event, const watched_root* root, const watched_root* previous_root,
             std::vector<operation*>& over);
+  /// Makes a removal and a creation of each rename of a folder within a root that is still to be
+  /// told. Returns the new names, and if asked to those of the folders that are to be told as
+  /// created or replaced.
+  std::vector<std::filesystem::path> tell_renames_apart(const std::filesystem::path& root,
+                                                        bool with_new_ones);
   /// What remove() asked for is done.
   void has_removed(const std::filesystem::path& path) noexcept;
 
@@ -73,6 +78,8 @@ class watch_stream final : public std::enable_shared_from_this<watch_stream> {
     std::size_t given_before = 0;
   };
 
+  static bool is_of(const std::filesystem::path& root, const std::filesystem::path& path,
+                    std::size_t given);
   static bool outlives(found_event& found, const std::filesystem::path& removed);
   void forget_events(const std::filesystem::path& removed) noexcept;
   bool answer(change_operation& op, bool& room_is_wanted) noexcept;

@@ -91,6 +91,8 @@ file_look look_of(const struct statx& s) noexcept {
   look.changed = nanoseconds(s.stx_ctime);
   if ((s.stx_mask & STATX_BTIME) != 0) look.born = nanoseconds(s.stx_btime);
   look.generation = look.born;
+  look.mode = s.stx_mode;
+  look.owners = (std::uint64_t{s.stx_uid} << 32) | s.stx_gid;
   return look;
 }
 

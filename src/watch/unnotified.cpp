@@ -32,6 +32,8 @@ std::error_code look_from(int folder, const char* name, bool follow, file_look& 
   look.size = static_cast<std::uint64_t>(s.st_size);
   look.modified = nanoseconds(s.st_mtim);
   look.changed = nanoseconds(s.st_ctim);
+  look.mode = static_cast<std::uint32_t>(s.st_mode);
+  look.owners = (static_cast<std::uint64_t>(s.st_uid) << 32) | s.st_gid;
   return {};
 }
 

@@ -41,10 +41,16 @@ struct file_look {
   std::int64_t modified = 0;
   std::int64_t changed = 0;  // the metadata, or what stands for the metadata of the bytes
   std::int64_t born = 0;     // 0: nobody knows
+  // The times of a folder do not tell of these.
+  std::uint32_t mode = 0;
+  std::uint64_t owners = 0;  // user and group
   // A change that comes after this look may leave the same times; only where notices do not say
   // what was changed.
   bool is_fresh = false;
 
+  bool has_same_access(const file_look& other) const noexcept {
+    return mode == other.mode && owners == other.owners;
+  }
   bool is_same_file(const file_look& other) const noexcept {
     return exists && other.exists && device == other.device && inode == other.inode &&
            is_folder == other.is_folder && generation == other.generation;

@@ -29,6 +29,22 @@ using namespace watching;
 using mapio::mapped_file;
 using mapio::mapping;
 
+TEST_F(watcher_gap, hides_no_new_metadata_of_folders) {
+  shell("mkdir -p top/sub; : > top/f");
+  watcher_.emplace(io_, 1);
+  watcher_->add(dir_ / "top", recursive());
+  ASSERT_NO_FATAL_FAILURE(wait_until_watched(dir_ / "top/f"));
+  stop_listening();
+  shell("echo text > top/f; echo text > top/g; chmod 711 top/sub; chmod 711 top");
+  ASSERT_NO_FATAL_FAILURE(take_notices());
+  EXPECT_TRUE(wait_until([&] {
+    return has_seen(change_kind::metadata, dir_ / "top") &&
+           has_seen(change_kind::metadata, dir_ / "top/sub");
+  }));
+  EXPECT_EQ(overflows(), 1);
+  stop_listening();
+}
+
 TEST_F(watched_file, is_replaced_by_sed_in_place) {
   shell("sed -i s/some/any/ f");
   EXPECT_EQ(told(), "replaced f");
