@@ -175,7 +175,6 @@ template <class Source>
 class scene {
  public:
   Source& source() { return source_; }
-  asio::io_context& context() { return io_; }
 
   /// Runs until told() returns false.
   template <class Told>
@@ -319,7 +318,8 @@ void make_many(const std::filesystem::path& top) {
     std::ofstream(top / std::to_string(i % folders) / std::to_string(i));
 }
 
-/// Until a change of the last one is told, which is made once all are added.
+/// Until a change in every folder is told, which is made once all are added: each is watched then,
+/// and listed.
 template <class Source>
 void measure_many(benchmark::State& state, const std::filesystem::path& top, bool as_tree) {
   make_many(top);
@@ -332,14 +332,11 @@ void measure_many(benchmark::State& state, const std::filesystem::path& top, boo
     else
       for (std::size_t i = 0; i < many_files; ++i)
         s.source().add(top / std::to_string(i % folders) / std::to_string(i));
-    std::ofstream(top / std::to_string((many_files - 1) % folders) / std::to_string(many_files - 1),
-                  std::ios::app)
-        << 'x';
-    s.run([] { return false; });
+    for (std::size_t i = 0; i < folders; ++i)
+      std::ofstream(top / std::to_string(i) / std::to_string(i), std::ios::app) << 'x';
+    std::size_t left = folders;
+    s.run([&] { return --left > 0; });
     state.PauseTiming();
-    // What a tree contains is still being listed.
-    s.context().restart();
-    s.context().poll();
     memory = static_cast<double>(::mallinfo2().uordblks - before);
     state.ResumeTiming();
   }
