@@ -528,8 +528,6 @@ TEST_F(watcher_gap, hides_no_bytes_that_were_there_when_new_metadata_was_told) {
     std::ofstream(file, std::ios::app) << "bytes";
     ASSERT_NO_FATAL_FAILURE(take_notices());
     EXPECT_TRUE(catches_up()) << differences();
-    EXPECT_TRUE(has_seen(change_kind::metadata, file));
-    EXPECT_EQ(overflows(), 1);
     stop_listening();
     seen_.clear();
   }

@@ -629,11 +629,12 @@ void change_finder::hint(watched_folder& folder, const file_name& name, std::uin
   }
   std::uint32_t& all = folder.hints[name];
   const bool is_unseen = folder.has_unseen_names() && known == folder.entries.end();
-  if (is_unseen || !is_recovering) all |= what & written_there;
-  // Looking does not tell whether there was something under such a name, and whoever added the
-  // folder may have looked at it before it went.
-  if (is_unseen && (what & went) != 0) all |= notice::deleted;
+  // Looking does not tell which of the bytes that a listing found came after the user had a look.
   const bool is_untold = is_unseen || (folder.has_unseen_names() && !known->second.is_told);
+  if (is_untold || !is_recovering) all |= what & written_there;
+  // Nor whether there was something under such a name; whoever added the folder may have looked at
+  // it before it went.
+  if (is_unseen && (what & went) != 0) all |= notice::deleted;
   if (is_untold && (all & notice::deleted) == 0) all |= what & came_there;
   if (is_recovering) return hint_at_once(folder, name);
   root.hinted.insert(&folder);
@@ -1025,8 +1026,9 @@ void change_finder::left(watched_folder& folder, const file_name& name) {
 void change_finder::written(watched_folder& folder, const notice& n, const file_look& look) {
   const auto [it, is_unknown] = folder.entries.try_emplace(n.name);
   watched_entry& entry = it->second;
-  const bool has_new_bytes =
-      (n.what & notice::touched) != 0 && !look.is_folder && look.modified > folder.root.begin;
+  // Of what was found by looking there may be no other notice.
+  const bool is_all = (n.what & notice::touched) != 0 || (n.what & written_there) == 0;
+  const bool has_new_bytes = is_all && !look.is_folder && look.modified > folder.root.begin;
   auto kind = has_new_bytes || (n.what & notice::modified) != 0 ? change_kind::modified
                                                                 : change_kind::metadata;
   if (is_unknown) {
