@@ -319,6 +319,8 @@ void change_finder::go_on_as(watched_root& root, const watched_root& wanted,
 /// From here on somebody may know names in a tree that are not known here, until it is listed.
 void change_finder::forget_what_was_seen(watched_folder& folder) {
   folder.is_seen = false;
+  // Without a notice only its own times tell of names that go until then.
+  if (folder.is_polled) folder.is_in_doubt = true;
   for (auto& [name, entry] : folder.entries)
     if (entry.below) forget_what_was_seen(*entry.below);
 }
