@@ -1739,8 +1739,11 @@ void file_state::grow(operation& op) noexcept {
   if (op.length > platform::largest_file())
     return end_resize(op, make_error_code(std::errc::file_too_large));
   op.step = growing;
-  op.what = options_.preallocate ? call::allocate : call::truncate;
-  op.at = options_.preallocate ? size : op.length;
+  // A file that others have made larger would be cut by the latter, which it cannot be everywhere
+  // while it is mapped.
+  const bool allocates = options_.preallocate || !platform::mappings_are_free;
+  op.what = allocates ? call::allocate : call::truncate;
+  op.at = allocates ? size : op.length;
   op.count = op.length - size;
   // What somebody stored behind the old end, in its last page, must not show up in the new bytes.
   op.address = nullptr;
@@ -1990,11 +1993,19 @@ bool file_state::map_anew(operation& op, std::uint64_t new_size) noexcept {
   op.count = new_size - op.at;
   op.address = nullptr;
   platform::perform(op);
-  op.what = call::work;
   std::uint64_t size = op.error ? old_size : new_size;
+  std::error_code error;
+  for (int tries = 0; tries < 100; ++tries) {
+    error =
+        e->map_again(op.handle, options_.mode, size, wanted_capacity(options_, size, huge_page_));
+    std::uint64_t real_size = 0;
+    if (!error || op.error || platform::file_size(op.handle, real_size) || real_size >= size) break;
+    // Others have cut it meanwhile, and no more than it has can be mapped: so that came before.
+    platform::perform(op);
+  }
+  op.what = call::work;
   // Should there be no place for it any more: the file is there, and can be refreshed.
-  if (std::error_code error = e->map_again(op.handle, options_.mode, size,
-                                           wanted_capacity(options_, size, huge_page_))) {
+  if (error) {
     op.error = error;
     size = 0;
   }

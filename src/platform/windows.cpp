@@ -491,11 +491,16 @@ void perform(operation& op) noexcept {
     populate(op);
     if (!op.error) op.error = error_of(std::errc::invalid_argument);
     return;
-  case call::allocate:
-    // A file that is not sparse has its blocks with its size.
+  case call::allocate: {
+    // A file that is not sparse has its blocks with its size. One that others have made larger than
+    // that is not cut: by this nothing is, and it might be mapped.
     zero_to_page_end(op.address);
-    op.error = windows::set_size(op.handle, op.at + op.count);
+    std::uint64_t size = 0;
+    op.error = file_size(op.handle, size);
+    if (!op.error && size < op.at + op.count)
+      op.error = windows::set_size(op.handle, op.at + op.count);
     return;
+  }
   case call::truncate:
     zero_to_page_end(op.address);
     op.error = windows::set_size(op.handle, op.at);
