@@ -156,7 +156,7 @@ std::error_code rename(const file_copy& copy, bool overwrite) {
   if (error == std::errc::file_exists) return error;
   const std::wstring from = native_path(copy.temporary);
   // Not while anybody has the target open, be it only to look at it, as other copies do.
-  constexpr std::chrono::milliseconds longest_wait{500};
+  constexpr std::chrono::seconds longest_wait{2};
   const auto end_of_wait = std::chrono::steady_clock::now() + longest_wait;
   for (;;) {
     error = succeeded(
