@@ -18,6 +18,7 @@
 #include <limits>
 #include <string>
 #include <system_error>
+#include <vector>
 
 namespace support {
 
@@ -63,6 +64,29 @@ class bad_input : public support::mapped_file_test {
     return static_cast<unsigned>(fs::status(path).permissions());
   }
   bool is_there(const fs::path& path) { return fs::exists(fs::symlink_status(path)); }
+
+  struct attempt {
+    fs::path path;
+    std::error_condition existing;
+    std::error_condition kept_or_new;  // open_or_create, create_or_truncate
+    std::error_condition only_new;     // create_new
+    bool follow = true;
+  };
+  void expect_refused(const std::vector<attempt>& attempts) {
+    for (const std::uint64_t size : {std::uint64_t{0}, std::uint64_t{page()}})
+      for (const attempt& a : attempts) {
+        SCOPED_TRACE(a.path.string().substr(0, 100));
+        const auto options = [&](disposition how) {
+          open_options result = creating(size, how);
+          result.follow_symlinks = a.follow;
+          return result;
+        };
+        EXPECT_EQ(open_error(a.path, options(disposition::open_existing)), a.existing);
+        EXPECT_EQ(open_error(a.path, options(disposition::open_or_create)), a.kept_or_new);
+        EXPECT_EQ(open_error(a.path, options(disposition::create_or_truncate)), a.kept_or_new);
+        EXPECT_EQ(open_error(a.path, options(disposition::create_new)), a.only_new);
+      }
+  }
 
   const std::string bytes_ = pattern(3 * page() + 100);
 };

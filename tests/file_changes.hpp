@@ -27,6 +27,9 @@ bool exchange(const std::filesystem::path& a, const std::filesystem::path& b);
 void overflow_notices(const std::filesystem::path& first, const std::filesystem::path& second);
 /// Whether what was done in one folder is told before what was done in another one later.
 extern const bool notices_of_all_folders_come_in_order;
+/// Whether it is told of each file that it was written, and not only that something was done to it,
+/// of which the look at its creation may have seen all.
+extern const bool notices_say_what_was_done;
 /// The memory that this process has; 0 where nobody knows.
 std::uint64_t resident_memory();
 

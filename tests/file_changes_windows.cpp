@@ -19,6 +19,7 @@ namespace fs = std::filesystem;
 
 // A read is outstanding for each of them.
 const bool notices_of_all_folders_come_in_order = false;
+const bool notices_say_what_was_done = false;
 
 namespace {
 
@@ -108,10 +109,20 @@ void run_commands(const fs::path& folder, const std::string& commands) {
 }
 
 void change_metadata(const fs::path& file) {
+  // Not by SetFileAttributes, for which Wine must not have it mapped.
+  const HANDLE handle = ::CreateFileW(file.c_str(), FILE_READ_ATTRIBUTES | FILE_WRITE_ATTRIBUTES,
+                                      FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE,
+                                      nullptr, OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS, nullptr);
+  FILE_BASIC_INFO info{};
+  EXPECT_NE(::GetFileInformationByHandleEx(handle, FileBasicInfo, &info, sizeof info), FALSE);
+  FILE_BASIC_INFO changed{};  // zeros are left as they are
   // Nobody could write to it with an attribute that makes a difference.
-  const DWORD attributes = ::GetFileAttributesW(file.c_str());
-  EXPECT_NE(::SetFileAttributesW(file.c_str(), attributes | FILE_ATTRIBUTE_READONLY), FALSE);
-  EXPECT_NE(::SetFileAttributesW(file.c_str(), attributes), FALSE);
+  for (const DWORD attributes :
+       {info.FileAttributes | FILE_ATTRIBUTE_READONLY, info.FileAttributes}) {
+    changed.FileAttributes = attributes;
+    EXPECT_NE(::SetFileInformationByHandle(handle, FileBasicInfo, &changed, sizeof changed), FALSE);
+  }
+  ::CloseHandle(handle);
 }
 
 bool exchange(const fs::path&, const fs::path&) {
@@ -121,6 +132,8 @@ bool exchange(const fs::path&, const fs::path&) {
 void overflow_notices(const fs::path& first, const fs::path& second) {
   // More than the buffers of a folder's handle hold, here and in the kernel.
   constexpr int enough = 2000;
+  for (const fs::path& file : {first, second})
+    std::ofstream(file, std::ios::app) << 'x';
   for (const fs::path& folder : {first.parent_path(), second.parent_path()})
     for (int i = 0; i < enough; ++i) {
       const fs::path name = folder / ("passing-" + std::to_string(i));

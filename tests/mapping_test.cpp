@@ -934,24 +934,25 @@ TEST_P(mapping_resize, to_zero_and_back) {
 }
 
 TEST_P(mapping_resize, moves_nothing_within_the_capacity) {
-  mapping m = create(pattern(page()));
+  const std::size_t granule = support::mapping_granule();
+  mapping m = create(pattern(granule));
   const std::uint64_t capacity = m.capacity();
-  ASSERT_GE(capacity, 64 * page());
-  const mapio::region r = m.view(0, page());
+  ASSERT_GE(capacity, 64 * granule);
+  const mapio::region r = m.view(0, granule);
   for (int i = 2; i <= 64; ++i) {
-    m.resize(static_cast<std::uint64_t>(i) * page());
+    m.resize(static_cast<std::uint64_t>(i) * granule);
     EXPECT_EQ(m.view(0, 1).data(), r.data());
   }
   EXPECT_EQ(m.capacity(), capacity);
   EXPECT_EQ(m.stats().moves, 0U);
-  EXPECT_TRUE(same(r.text(), pattern(page())));
+  EXPECT_TRUE(same(r.text(), pattern(granule)));
 }
 
 TEST_P(mapping_resize, reaches_to_the_last_byte_of_the_capacity_without_moving) {
   open_options options = read_write();
   options.reserve = 1 << 20;
   options.preallocate = false;
-  mapping m = create(pattern(page()), options);
+  mapping m = create(pattern(support::mapping_granule()), options);
   ASSERT_GE(m.capacity(), 1U << 20);
   ASSERT_LT(m.capacity(), 64U << 20);
   const std::uint64_t capacity = m.capacity();
@@ -1068,7 +1069,7 @@ TEST_P(mapping_resize, beyond_the_capacity_gives_zeros_too) {
   mapping m = create(pattern(100), options);
   const support::foreign_mapping foreign(path_, page());
   std::memset(foreign.data() + 100, '#', page() - 100);
-  m.resize(m.capacity() + 1);
+  m.resize(m.capacity() + page() + 1);
   EXPECT_TRUE(
       same(to_string(m.view(0, 2 * page())), pattern(100) + std::string(2 * page() - 100, '\0')));
 }
@@ -1091,6 +1092,11 @@ TEST_P(mapping_resize, refuses_to_cut_pages_under_a_region) {
     EXPECT_EQ(fs::file_size(path_), 4 * page());
   }
   EXPECT_TRUE(same(read_all(m), bytes));
+}
+
+TEST_P(mapping_resize, cuts_up_to_the_last_byte_of_a_region) {
+  const std::string bytes = pattern(4 * page());
+  mapping m = create(bytes);
   const mapio::region r = m.view(2 * page(), 100);
   m.resize(2 * page() + 100);
   EXPECT_EQ(m.size(), 2 * page() + 100);
@@ -1234,7 +1240,9 @@ TEST_F(mapping_flush, reads_make_nothing_dirty) {
   mapping m = mapping::create(path_, 4 * page());
   m.flush();
   read_all(m);
-  { const mapio::region r = m.view(0, m.size()); }
+  {
+    const mapio::region r = m.view(0, m.size());
+  }
   m.prefetch();
   EXPECT_EQ(m.pending_bytes(), 0U);
   EXPECT_EQ(cost_of_flush(m), 0U);
@@ -1338,7 +1346,9 @@ TEST_F(mapping_lock, keeps_whole_pages_until_they_are_unlocked) {
 }
 
 TEST_F(mapping_lock, brings_pages_in_and_keeps_them_clean) {
-  { const mapping m = mapping::create(file_of(pattern(64 * page())), 64 * page()); }
+  {
+    const mapping m = mapping::create(file_of(pattern(64 * page())), 64 * page());
+  }
   if (!support::evict(path_)) GTEST_SKIP() << "this file system does not let go of its pages";
   mapping m(path_, read_write());
   m.flush();
@@ -1857,7 +1867,7 @@ TEST(page_size, is_that_of_the_system) {
 }
 
 TEST_F(mapping_print, capacity_is_at_least_the_size_and_what_was_reserved) {
-  open_options options = creating(page());
+  open_options options = creating(support::mapping_granule());
   options.reserve = 16 << 20;
   EXPECT_GE(mapping(path_, options).capacity(), 16U << 20);
   options.size = 32 << 20;

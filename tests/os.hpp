@@ -154,6 +154,8 @@ std::optional<std::uint64_t> locked_bytes();
 
 /// The size of a page as the OS says it.
 std::size_t system_page_size();
+/// At what multiples a mapping can begin, and so another one end that it is to follow.
+std::size_t mapping_granule();
 
 // --- processes
 // ------------------------------------------------------------------------------------

@@ -216,6 +216,10 @@ std::size_t system_page_size() {
   return static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
 }
 
+std::size_t mapping_granule() {
+  return system_page_size();
+}
+
 // --- processes
 // ------------------------------------------------------------------------------------
 

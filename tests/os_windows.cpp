@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -44,27 +45,34 @@ BY_HANDLE_FILE_INFORMATION information_of(native_handle file) {
   return information;
 }
 
-std::uint64_t size_of(native_handle file) {
-  LARGE_INTEGER size{};
-  if (::GetFileSizeEx(file, &size) == 0) fail("GetFileSizeEx");
-  return static_cast<std::uint64_t>(size.QuadPart);
+// The name that Wine's host has for a path, in quotation marks; empty where this is not Wine.
+std::wstring name_on_the_host(const fs::path& path) {
+  using unix_file_name = char*(CDECL*)(const wchar_t*);
+  const HMODULE kernel = ::GetModuleHandleW(L"kernel32.dll");
+  const auto name_of = reinterpret_cast<unix_file_name>(
+      reinterpret_cast<void*>(::GetProcAddress(kernel, "wine_get_unix_file_name")));
+  char* const name = name_of != nullptr ? name_of(path.c_str()) : nullptr;
+  if (name == nullptr) return {};
+  std::wstring quoted = L"\"";
+  for (const char* c = name; *c != 0; ++c)
+    quoted += static_cast<wchar_t>(static_cast<unsigned char>(*c));
+  ::HeapFree(::GetProcessHeap(), 0, name);
+  return quoted + L'"';
 }
 
 // Where Windows lets nobody cut a file that is mapped, Wine's host does, and what becomes of the
 // mapping can be seen. False where this is not Wine.
-bool truncate_by_the_host(const fs::path& path, native_handle file, std::uint64_t size) {
-  using name_on_the_host = char*(CDECL*)(const wchar_t*);
-  const HMODULE kernel = ::GetModuleHandleW(L"kernel32.dll");
-  const auto unix_name = reinterpret_cast<name_on_the_host>(
-      reinterpret_cast<void*>(::GetProcAddress(kernel, "wine_get_unix_file_name")));
-  if (unix_name == nullptr) return false;
-  char* const name = unix_name(path.c_str());
-  if (name == nullptr) return false;
-  std::wstring command = L"truncate -s " + std::to_wstring(size) + L" \"";
-  for (const char* c = name; *c != 0; ++c)
-    command += static_cast<wchar_t>(static_cast<unsigned char>(*c));
-  command += L'"';
-  ::HeapFree(::GetProcessHeap(), 0, name);
+bool truncate_by_the_host(const fs::path& path, std::uint64_t size) {
+  static std::atomic<unsigned> last{0};
+  // There is no handle of a process of the host to wait for. It makes this file after the other.
+  const fs::path mark =
+      fs::temp_directory_path() /
+      ("mapio-cut-" + std::to_string(::GetCurrentProcessId()) + '-' + std::to_string(++last));
+  const std::wstring name = name_on_the_host(path);
+  const std::wstring name_of_mark = name_on_the_host(mark);
+  if (name.empty() || name_of_mark.empty()) return false;
+  std::wstring command =
+      L"truncate -s " + std::to_wstring(size) + L' ' + name + L' ' + name_of_mark;
 
   STARTUPINFOW start{};
   start.cb = sizeof start;
@@ -74,9 +82,8 @@ bool truncate_by_the_host(const fs::path& path, native_handle file, std::uint64_
     return false;
   if (process.hThread != nullptr) ::CloseHandle(process.hThread);
   if (process.hProcess != nullptr) ::CloseHandle(process.hProcess);
-  // There is no handle of a process of the host to wait for.
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-  while (size_of(file) != size) {
+  while (::DeleteFileW(mark.c_str()) == FALSE) {
     if (std::chrono::steady_clock::now() > end) return false;
     std::this_thread::yield();
   }
@@ -212,7 +219,7 @@ void truncate_file(const fs::path& path, std::uint64_t size) {
       ::SetEndOfFile(file.get()) != 0)
     return;
   const DWORD error = ::GetLastError();
-  if (error == ERROR_USER_MAPPED_FILE && truncate_by_the_host(path, file.get(), size)) return;
+  if (error == ERROR_USER_MAPPED_FILE && truncate_by_the_host(path, size)) return;
   fail("SetEndOfFile", error);
 }
 
@@ -322,10 +329,22 @@ std::optional<std::uint64_t> locked_bytes() {
   return {};
 }
 
-std::size_t system_page_size() {
+namespace {
+
+SYSTEM_INFO system_information() {
   SYSTEM_INFO information{};
   ::GetSystemInfo(&information);
-  return information.dwPageSize;
+  return information;
+}
+
+}  // namespace
+
+std::size_t system_page_size() {
+  return system_information().dwPageSize;
+}
+
+std::size_t mapping_granule() {
+  return system_information().dwAllocationGranularity;
 }
 
 // --- processes

@@ -4,6 +4,7 @@
 // side.
 #include <mapio/mapio.hpp>
 
+#include "file_changes.hpp"
 #include "mapped_file_fixture.hpp"
 #include "parity_fixture.hpp"
 #include "smaps.hpp"
@@ -291,12 +292,7 @@ TEST_F(parity, resize) {
 }
 
 template <class T>
-concept lockable = requires(T t) {
-  t.lock();
-}
-|| requires(T t) {
-  t.unlock();
-};
+concept lockable = requires(T t) { t.lock(); } || requires(T t) { t.unlock(); };
 static_assert(!lockable<mapping> && !lockable<mapped_file> && !lockable<mapio::segment>,
               "std::lock_guard of a mapping would lock its pages");
 
@@ -396,48 +392,53 @@ TEST_F(parity, segments) {
 // watch(callback) -> WatchHandle; ChangeKind::{Modified, Metadata, Removed}
 //
 // Overflow and recovery, trees, other programs: watcher_test.
-TEST_F(parity, watch) {
-  mapped_file file = opened_with(pattern(100));
-  auto changes = file.watch();
-  std::vector<mapio::change_event> seen;
-  // What comes after the changes made here, up to and with one of this kind.
-  const auto until = [&](mapio::change_kind kind) {
-    std::vector<mapio::change_kind> kinds;
+class parity_watch : public parity {
+ protected:
+  /// What comes after the changes made here, up to and with one of this kind.
+  std::vector<mapio::change_event> told(mapio::watcher& changes, mapio::change_kind last) {
+    std::vector<mapio::change_event> seen;
     run([&]() -> work {
       do {
         seen.push_back(co_await changes.next());
         EXPECT_EQ(seen.back().path, path_);
-        kinds.push_back(seen.back().kind);
-      } while (seen.back().kind != kind);
+      } while (seen.back().kind != last);
     });
-    return kinds;
-  };
-  using enum mapio::change_kind;
+    return seen;
+  }
+};
 
+TEST_F(parity_watch, tells_what_is_done_to_the_file) {
+  mapped_file file = opened_with(pattern(100));
+  auto changes = file.watch();
+  using enum mapio::change_kind;
   // A store into a mapping, which the OS tells nobody of.
   run([&]() -> work {
     co_await file.update_region(0, asio::buffer("new", 3));
     co_await file.flush();
   });
-  until(modified);
-  std::filesystem::permissions(path_, std::filesystem::perms{0640});
-  until(metadata);
+  told(changes, modified);
+  support::change_metadata(path_);
+  told(changes, metadata);
   support::truncate_file(path_, 50);
-  until(truncated);
-  EXPECT_EQ(seen.back().size, 50U);
+  EXPECT_EQ(told(changes, truncated).back().size, 50U);
   EXPECT_TRUE(file.size_is_stale());
   run([&]() -> work { EXPECT_EQ(co_await file.refresh(), 50U); });
+}
 
-  // Saved by a rename, it is watched on under its name.
+// Saved by a rename, it is watched on under its name.
+TEST_F(parity_watch, goes_on_with_another_file_of_the_name) {
+  mapped_file file = opened_with(pattern(100));
+  auto changes = file.watch();
+  using enum mapio::change_kind;
   write_file(dir_ / "saved", pattern(70));
   std::filesystem::rename(dir_ / "saved", path_);
-  until(replaced);
+  told(changes, replaced);
   write_file(path_, pattern(80));
-  until(modified);
+  told(changes, modified);
   std::filesystem::remove(path_);
-  until(removed);
+  told(changes, removed);
   write_file(path_, pattern(90));
-  until(created);
+  told(changes, created);
 }
 
 // Clone, Debug, AsRawFd and AsRawHandle, AsFd

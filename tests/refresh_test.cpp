@@ -57,21 +57,23 @@ TEST_F(refresh_test, changes_nothing_where_nothing_was_changed) {
 }
 
 TEST_F(refresh_test, adopts_growth_in_place) {
-  mapped_file file = opened_with(bytes_);
-  const mapio::region held = file.map().view(0, 4 * page());
-  write_file(path_, longer_);
-  EXPECT_EQ(file.size(), 4 * page());
+  const std::size_t granule = support::mapping_granule();
+  mapped_file file = opened_with(pattern(granule));
+  const mapio::region held = file.map().view(0, granule);
+  const std::string longer = pattern(9 * granule + 10);
+  write_file(path_, longer);
+  EXPECT_EQ(file.size(), granule);
   const outcome a = refreshed(file);
   EXPECT_FALSE(a.error);
-  EXPECT_EQ(a.bytes, longer_.size());
-  EXPECT_EQ(file.size(), longer_.size());
+  EXPECT_EQ(a.bytes, longer.size());
+  EXPECT_EQ(file.size(), longer.size());
   EXPECT_EQ(file.stats().moves, 0U);
-  EXPECT_TRUE(same(read_all(file.map()), longer_));
+  EXPECT_TRUE(same(read_all(file.map()), longer));
   run([&]() -> work {
-    co_await file.update_region(longer_.size() - 3, asio::buffer("end", 3));
+    co_await file.update_region(longer.size() - 3, asio::buffer("end", 3));
     co_await file.flush();
   });
-  EXPECT_TRUE(same(support::read_file(path_), longer_.substr(0, longer_.size() - 3) + "end"));
+  EXPECT_TRUE(same(support::read_file(path_), longer.substr(0, longer.size() - 3) + "end"));
 }
 
 TEST_F(refresh_test, adopts_growth_that_moves_the_mapping_once_no_region_is_left) {

@@ -21,15 +21,21 @@
 #define MAPIO_TEST_UNDER_ASAN 0
 #endif
 
+// Tests of another system's programs: by CMake.
+#ifndef MAPIO_TEST_IS_EMULATED
+#define MAPIO_TEST_IS_EMULATED 0
+#endif
+
 namespace support {
 
 inline constexpr bool under_tsan = MAPIO_TEST_UNDER_TSAN != 0;
 inline constexpr bool under_asan = MAPIO_TEST_UNDER_ASAN != 0;
+inline constexpr bool is_emulated = MAPIO_TEST_IS_EMULATED != 0;
 
-/// How often something is done that finds the more the oftener it is: a sanitizer takes several
-/// times as long for each, and finds what is wrong with any.
+/// How often something is done that finds the more the oftener it is: a sanitizer, which finds what
+/// is wrong with any, takes several times as long for each, and so does an emulator.
 constexpr int as_often_as(int times) noexcept {
-  return under_tsan || under_asan ? (times + 9) / 10 : times;
+  return under_tsan || under_asan || is_emulated ? (times + 9) / 10 : times;
 }
 
 }  // namespace support

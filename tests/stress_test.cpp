@@ -222,7 +222,10 @@ TEST_F(mapped_file_stress, readers_find_what_was_written_while_the_file_grows_an
     t.join();
   if (failure) std::rethrow_exception(failure);
   EXPECT_GT(checked_, static_cast<std::uint64_t>(calls));
-  EXPECT_EQ(file.stats().moves, 0U);
+  // Else it is mapped anew for any other size.
+  if (support::mapping_granule() == support::page()) {
+    EXPECT_EQ(file.stats().moves, 0U);
+  }
   EXPECT_TRUE(support::same(support::read_all(map_), support::read_file(path_)));
 }
 

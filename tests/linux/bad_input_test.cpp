@@ -77,6 +77,37 @@ using bad_handle = bad_input;
 using bad_size = bad_input;
 using scarce = bad_input;
 
+TEST_F(bad_path, of_links_or_slashes_is_refused_by_every_disposition) {
+  write_file(path_, "kept");
+  fs::create_symlink(dir_ / "b", dir_ / "a");
+  fs::create_symlink(dir_ / "a", dir_ / "b");
+  fs::create_symlink(dir_ / "missing" / "file", dir_ / "leads nowhere");
+  fs::create_symlink(path_, dir_ / "link");
+  fs::create_symlink(dir_ / "absent", dir_ / "dangling");
+  std::string too_deep = dir_.path().string();
+  while (too_deep.size() < 5000)
+    too_deep += "/.";
+  using e = std::errc;
+  expect_refused({
+      {dir_ / "new/", e::no_such_file_or_directory, e::is_a_directory, e::is_a_directory},
+      {dir_ / "file/", e::not_a_directory, e::not_a_directory, e::is_a_directory},
+      {too_deep + "/new", e::filename_too_long, e::filename_too_long, e::filename_too_long},
+      {dir_ / "a", e::too_many_symbolic_link_levels, e::too_many_symbolic_link_levels,
+       e::file_exists},
+      {dir_ / "a" / "new", e::too_many_symbolic_link_levels, e::too_many_symbolic_link_levels,
+       e::too_many_symbolic_link_levels},
+      {dir_ / "leads nowhere", e::no_such_file_or_directory, e::no_such_file_or_directory,
+       e::file_exists},
+      {dir_ / "link", e::too_many_symbolic_link_levels, e::too_many_symbolic_link_levels,
+       e::file_exists, false},
+      {dir_ / "dangling", e::too_many_symbolic_link_levels, e::too_many_symbolic_link_levels,
+       e::file_exists, false},
+  });
+  EXPECT_EQ(read_file(path_), "kept");
+  EXPECT_FALSE(is_there(dir_ / "absent"));
+  EXPECT_FALSE(is_there(dir_ / "new"));
+}
+
 TEST_F(bad_path, of_what_is_no_regular_file) {
   const auto fifo = dir_ / "fifo";
   ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
