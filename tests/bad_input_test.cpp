@@ -273,8 +273,12 @@ std::vector<member> failing_members() {
       {"update_region", [](mapping& m) { m.update_region(0, buffer); },
        [](mapping& m, code& ec) { m.update_region(0, buffer, ec); }},
       {"update_region of several",
-       [](mapping& m) { m.update_region(most, std::array{buffer, buffer}); },
-       [](mapping& m, code& ec) { m.update_region(most, std::array{buffer, buffer}, ec); }},
+       [](mapping& m) {
+         m.update_region(most, std::array{buffer, buffer});
+       },
+       [](mapping& m, code& ec) {
+         m.update_region(most, std::array{buffer, buffer}, ec);
+       }},
       {"update_region of nothing", [](mapping& m) { m.update_region(0, asio::const_buffer()); },
        [](mapping& m, code& ec) { m.update_region(0, asio::const_buffer(), ec); }},
       {"read_into", [](mapping& m) { m.read_into(0, buffer); },

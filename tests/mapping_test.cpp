@@ -1240,9 +1240,7 @@ TEST_F(mapping_flush, reads_make_nothing_dirty) {
   mapping m = mapping::create(path_, 4 * page());
   m.flush();
   read_all(m);
-  {
-    const mapio::region r = m.view(0, m.size());
-  }
+  { const mapio::region r = m.view(0, m.size()); }
   m.prefetch();
   EXPECT_EQ(m.pending_bytes(), 0U);
   EXPECT_EQ(cost_of_flush(m), 0U);
@@ -1346,9 +1344,7 @@ TEST_F(mapping_lock, keeps_whole_pages_until_they_are_unlocked) {
 }
 
 TEST_F(mapping_lock, brings_pages_in_and_keeps_them_clean) {
-  {
-    const mapping m = mapping::create(file_of(pattern(64 * page())), 64 * page());
-  }
+  { const mapping m = mapping::create(file_of(pattern(64 * page())), 64 * page()); }
   if (!support::evict(path_)) GTEST_SKIP() << "this file system does not let go of its pages";
   mapping m(path_, read_write());
   m.flush();

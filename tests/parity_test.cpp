@@ -292,7 +292,12 @@ TEST_F(parity, resize) {
 }
 
 template <class T>
-concept lockable = requires(T t) { t.lock(); } || requires(T t) { t.unlock(); };
+concept lockable = requires(T t) {
+  t.lock();
+}
+|| requires(T t) {
+  t.unlock();
+};
 static_assert(!lockable<mapping> && !lockable<mapped_file> && !lockable<mapio::segment>,
               "std::lock_guard of a mapping would lock its pages");
 
