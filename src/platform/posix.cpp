@@ -866,7 +866,7 @@ bool is_fault(const siginfo_t& info) noexcept {
 // behind it. What it counts down tells that it is not over.
 bool leave_string_copy(ucontext_t* context) noexcept {
   constexpr greg_t size_of_instruction = 2;
-  if (string_copy_at == nullptr) return false;
+  if (context == nullptr || string_copy_at == nullptr) return false;
   greg_t& next = context->uc_mcontext.gregs[REG_RIP];
   if (next != reinterpret_cast<greg_t>(string_copy_at)) return false;
   next += size_of_instruction;
