@@ -331,19 +331,22 @@ void change_finder::forget_what_was_seen(watched_folder& folder) {
 void change_finder::tell_folders_anew(watched_root& root, bool was_recursive) {
   for (const std::filesystem::path& came :
        root.stream.tell_renames_apart(root.given, !was_recursive)) {
-    watched_folder* folder = root.tree.get();
-    for (const auto& name : came.lexically_relative(root.given)) {
-      const auto it = folder->entries.find(name.native());
-      // If it is not there any more, that is told too.
-      if (it == folder->entries.end() || !it->second.seen.is_folder) {
-        folder = nullptr;
-        break;
-      }
-      if (!it->second.below) adopt(*folder, it->second, it->first, false);
-      folder = it->second.below.get();
-    }
+    watched_folder* const folder = folder_in(root, came.lexically_relative(root.given));
+    // If it is not there any more, that is told too.
     if (folder != nullptr && folder != root.tree.get()) begin_anew(*folder);
   }
+}
+
+/// Returns a folder of a tree, or null.
+watched_folder* change_finder::folder_in(watched_root& root, const std::filesystem::path& path) {
+  watched_folder* folder = root.tree.get();
+  for (const auto& name : path) {
+    const auto it = folder->entries.find(name.native());
+    if (it == folder->entries.end() || !it->second.seen.is_folder) return nullptr;
+    if (!it->second.below) adopt(*folder, it->second, it->first, false);
+    folder = it->second.below.get();
+  }
+  return folder;
 }
 
 void change_finder::begin_polling(watched_root& root) {
@@ -1225,11 +1228,11 @@ change_finder::in_another_root(watched_folder& old, watched_folder& parent, cons
   now->is_unlisted = old.is_unlisted;
   now->is_seen = old.is_seen;
   // What is being moved on is looked for here, and not found.
-  for (pending_move& move : moves_)
+  for (pending_move& move : moves_) {
     for (auto& [from, entry] : move.entries)
       if (from == &old) old.entries.try_emplace(move.from.name, std::move(entry));
-  for (pending_move& move : moves_)
     std::erase_if(move.entries, [&](const auto& e) { return e.first == &old; });
+  }
   for (auto& [child, entry] : old.entries) {
     watched_entry& known = now->entries[child];
     known.seen = entry.seen;

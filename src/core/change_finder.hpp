@@ -242,6 +242,7 @@ class change_finder {
                                                   const watching::file_name& name);
   static void forget_what_was_seen(watched_folder& folder);
   void tell_folders_anew(watched_root& root, bool was_recursive);
+  watched_folder* folder_in(watched_root& root, const std::filesystem::path& path);
   void drop(watched_entry& entry);
   void drop(watched_folder& folder);
   void drop_content(watched_folder& folder);
