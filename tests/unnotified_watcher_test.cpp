@@ -62,6 +62,16 @@ TEST(unnotified_watcher_test, polls_files_and_trees_and_says_so) {
   });
 }
 
+/// Tells whether a tree that does not change any more comes to what is there.
+bool is_rebuilt(rebuilt_tree& told, listener& all, const fs::path& root) {
+  const auto now = rebuilt_tree::look_at(root);
+  return all.wait_until([&] {
+    for (const change_event& event : std::exchange(all.seen, {}))
+      told.apply(event);
+    return told.files == now;
+  });
+}
+
 TEST(unnotified_watcher_test, tells_what_came_before_a_folder_was_listed) {
   for (const bool is_recursive : {false, true}) {
     SCOPED_TRACE(is_recursive);
@@ -77,11 +87,7 @@ TEST(unnotified_watcher_test, tells_what_came_before_a_folder_was_listed) {
     write_file(dir / "new", "text");
     fs::create_directory(dir / "folder");
     if (is_recursive) write_file(dir / "folder" / "new", "text");
-    EXPECT_TRUE(all.wait_until([&] {
-      for (const change_event& event : std::exchange(all.seen, {}))
-        told.apply(event);
-      return told.files == rebuilt_tree::look_at(dir.path());
-    }));
+    EXPECT_TRUE(is_rebuilt(told, all, dir.path()));
   }
 }
 
@@ -102,13 +108,7 @@ TEST(unnotified_watcher_test, tells_what_came_and_went_while_a_folder_was_listed
     std::this_thread::sleep_for(round * 200us);
     for (int i = 0; i < files; i += 8)
       fs::rename(dir / "sub" / std::to_string(i), dir / "sub" / ("new" + std::to_string(i)));
-    const auto now = rebuilt_tree::look_at(dir.path());
-    ASSERT_TRUE(all.wait_until([&] {
-      for (const change_event& event : std::exchange(all.seen, {}))
-        told.apply(event);
-      return told.files == now;
-    })) << "round "
-        << round;
+    ASSERT_TRUE(is_rebuilt(told, all, dir.path())) << "round " << round;
   }
 }
 

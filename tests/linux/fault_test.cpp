@@ -505,6 +505,16 @@ TEST_P(fault_test, on_a_disk_that_cannot_be_read_is_survived) {
 // A fault while its signal is blocked ends the process.
 constexpr const char* blocked_in_handlers = "the sanitizer blocks all signals in every handler";
 
+/// Sends SIGUSR1 to the thread that calls it, so many times, each when the one before was taken.
+std::thread interrupt_this_thread(std::size_t times, const std::atomic<std::size_t>& taken) {
+  return std::thread([&taken, times, interrupted = ::pthread_self()] {
+    for (std::size_t i = 0; i < times; ++i) {
+      ::pthread_kill(interrupted, SIGUSR1);
+      if (!support::eventually([&] { return taken > i; })) return;
+    }
+  });
+}
+
 // What the handler of a signal touches that comes in the middle of copies.
 const lost_pages* lost_to_handler = nullptr;
 std::atomic<std::size_t> lost_and_touched{0};
@@ -525,12 +535,7 @@ TEST_P(fault_test, of_a_signal_handler_that_interrupts_a_copy_is_the_application
     const std::string bytes = pattern(1 << 20);
     write_file(folder / "file", bytes);
     const mapping map(folder / "file");
-    std::thread sender([&, copying = ::pthread_self()] {
-      for (std::size_t i = 0; i < lost.count(); ++i) {
-        ::pthread_kill(copying, SIGUSR1);
-        if (!support::eventually([&] { return lost_and_touched > i; })) return;
-      }
-    });
+    std::thread sender = interrupt_this_thread(lost.count(), lost_and_touched);
     std::string buffer;
     while (lost_and_touched < lost.count() && !HasFailure())
       for (const std::size_t n : {std::size_t{16} << 10, bytes.size()}) {
@@ -678,12 +683,7 @@ TEST_P(fault_test, that_is_but_a_warning_is_the_applications) {
         };
         EXPECT_EQ(::sigaction(SIGUSR1, &action, nullptr), 0);
         constexpr std::size_t wanted = 200;
-        std::thread sender([copying = ::pthread_self()] {
-          for (std::size_t i = 0; i < wanted; ++i) {
-            ::pthread_kill(copying, SIGUSR1);
-            if (!support::eventually([&] { return warnings > i; })) return;
-          }
-        });
+        std::thread sender = interrupt_this_thread(wanted, warnings);
         while (warnings < wanted && !HasFailure())
           EXPECT_EQ(map.read_into(0, asio::buffer(buffer)), bytes.size());
         sender.join();
