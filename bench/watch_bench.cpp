@@ -127,7 +127,7 @@ class bare {
       if (event.len != 0) change.path /= reinterpret_cast<const char*>(buffer_.data() + at);
       at += event.len;
       if constexpr (Looks) {
-        struct stat s{};
+        struct stat s {};
         if (::lstat(change.path.c_str(), &s) == 0)
           change.size = static_cast<std::uint64_t>(s.st_size);
       }

@@ -1,8 +1,8 @@
 #ifndef MAPIO_TESTS_PRECOMPILED_HPP
 #define MAPIO_TESTS_PRECOMPILED_HPP
 
-// What most tests include, for builds that parse it once (MAPIO_PRECOMPILE_TESTS). Each of them still
-// says what it needs: most builds are without.
+// What most tests include, for builds that parse it once (MAPIO_PRECOMPILE_TESTS). Each of them
+// still says what it needs: most builds are without.
 
 #include <mapio/mapio.hpp>
 

@@ -325,8 +325,7 @@ class mapping {
   ///
   /// @param offset   Bytes from the start of the file; any alignment.
   /// @param buffers  A ConstBufferSequence; not kept. May be empty. Bytes of a view of this file
-  /// that
-  ///   overlap what is stored to may be new already when they are read.
+  ///   that overlap what is stored to may be new already when they are read.
   /// @par Errors
   ///   errc::read_only, errc::out_of_range, errc::not_open and, with a policy other than manual on
   ///   a poisoned file, errc::flush_failed store nothing. errc::page_fault: the file was truncated

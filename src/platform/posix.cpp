@@ -113,8 +113,8 @@ bool is_same_file(const struct stat& a, const struct stat& b) noexcept {
 }
 
 bool is_same_file(int a, int b) noexcept {
-  struct stat of_a {
-  }, of_b{};
+  struct stat of_a {};
+  struct stat of_b {};
   return ::fstat(a, &of_a) == 0 && ::fstat(b, &of_b) == 0 && is_same_file(of_a, of_b);
 }
 
@@ -277,8 +277,8 @@ void open_directory(const std::filesystem::path& path, int file, opened_file& re
       result.directory_error = last_error();
       return;
     }
-    struct stat by_name {
-    }, by_handle{};
+    struct stat by_name {};
+    struct stat by_handle {};
     if (::fstatat(result.directory, real.filename().c_str(), &by_name, AT_SYMLINK_NOFOLLOW) == 0 &&
         ::fstat(file, &by_handle) == 0 && is_same_file(by_name, by_handle))
       return;
@@ -334,8 +334,8 @@ std::error_code open(const std::filesystem::path& path, const open_options& opti
 }
 
 void remove_created(native_handle_type file, const std::filesystem::path& name) noexcept {
-  struct stat of_name {
-  }, of_file{};
+  struct stat of_name {};
+  struct stat of_file {};
   if (::lstat(name.c_str(), &of_name) == 0 && ::fstat(file, &of_file) == 0 &&
       is_same_file(of_name, of_file))
     ::unlink(name.c_str());
@@ -558,8 +558,8 @@ std::error_code sync_folder_of(const std::filesystem::path& path) {
 
 std::error_code begin_copy(const std::filesystem::path& from, const std::filesystem::path& to,
                            const copy_file_options& options, file_copy& copy) {
-  struct stat source {
-  }, target{};
+  struct stat source {};
+  struct stat target {};
   bool exists = false;
   std::error_code error = check_path(from);
   if (!error) error = check_path(to);
