@@ -1,7 +1,7 @@
 option(MAPIO_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(MAPIO_BUILD_CRASH_TESTS "Build the tests that cut the power of a disk, with the tests" ON)
 option(MAPIO_WHOLE_TEST_PROGRAMS "ctest runs each test program once, instead of once for each test: where a process is slow to start" OFF)
-option(MAPIO_PRECOMPILE_TESTS "Parse the headers of the tests once: for a compiler that spends most of its time on that" OFF)
+option(MAPIO_MERGE_TESTS "Build the tests in less time: their headers precompiled, and each program of one translation unit" OFF)
 option(MAPIO_BUILD_FUZZERS "Build the fuzz target: with Clang by libFuzzer, else a program that replays the corpus" OFF)
 option(MAPIO_BUILD_BENCH "Build the benchmarks" ${PROJECT_IS_TOP_LEVEL})
 option(MAPIO_BUILD_EXAMPLES "Build the examples" ${PROJECT_IS_TOP_LEVEL})

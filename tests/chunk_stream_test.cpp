@@ -31,10 +31,9 @@ using mapio::errc;
 using mapio::mapped_file;
 using mapio::region;
 using support::chunk_stream_test;
+using support::mebibyte;
 using support::outcome;
 using support::page;
-
-constexpr std::uint64_t mebibyte = std::uint64_t{1} << 20;
 
 TEST_F(chunk_stream_test, hands_out_all_of_a_file_in_order) {
   const std::string bytes = support::pattern(5 * page() + 123);

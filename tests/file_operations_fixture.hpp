@@ -9,7 +9,6 @@
 #include <asio/bind_cancellation_slot.hpp>
 #include <asio/bind_executor.hpp>
 #include <asio/cancellation_signal.hpp>
-#include <asio/error.hpp>
 #include <asio/io_context.hpp>
 #include <asio/strand.hpp>
 #include <asio/this_coro.hpp>
@@ -27,8 +26,6 @@ namespace support {
 using mapio::copy_file_options;
 using mapio::errc;
 
-inline const std::error_code aborted = asio::error::operation_aborted;
-inline constexpr std::uint64_t mebibyte = std::uint64_t{1} << 20;
 inline constexpr std::uint64_t turn = 8 * mebibyte;
 // What goes through this process at once, where the kernel does not copy.
 inline constexpr std::uint64_t by_hand = std::uint64_t{256} << 10;

@@ -11,6 +11,7 @@
 #include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
 #include <asio/buffer.hpp>
+#include <asio/error.hpp>
 #include <asio/io_context.hpp>
 
 #include <gtest/gtest.h>
@@ -20,6 +21,7 @@
 #include <cstdint>
 #include <deque>
 #include <filesystem>
+#include <limits>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -27,6 +29,10 @@
 namespace support {
 
 using mapio::mapped_file;
+
+inline const std::error_code aborted = asio::error::operation_aborted;
+inline constexpr std::uint64_t mebibyte = std::uint64_t{1} << 20;
+inline constexpr std::uint64_t largest = std::numeric_limits<std::uint64_t>::max();
 
 /// What a handler was told.
 struct outcome {

@@ -24,7 +24,6 @@
 #include <cstring>
 #include <filesystem>
 #include <functional>
-#include <limits>
 #include <memory>
 #include <string>
 #include <system_error>
@@ -40,10 +39,12 @@ using mapio::durability;
 using mapio::errc;
 using mapio::mapped_file;
 using mapio::open_options;
+using support::aborted;
 using support::code_of;
 using support::creating;
 using support::eventually;
 using support::into;
+using support::largest;
 using support::mapped_file_resize;
 using support::mapped_file_test;
 using support::outcome;
@@ -55,9 +56,6 @@ using support::read_write;
 using support::run_to_end;
 using support::same;
 using support::to_string;
-
-const std::error_code aborted = asio::error::operation_aborted;
-constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
 
 using mapped_file_flush = mapped_file_test;
 
@@ -82,8 +80,12 @@ TEST_F(mapped_file_flush, holds_to_the_bounds_of_the_file) {
     std::error_code ec;
     co_await file.flush_range(2 * page(), 0, into(ec));
     EXPECT_FALSE(ec);
-    for (const auto& [offset, length] : std::vector<std::pair<std::uint64_t, std::uint64_t>>{
-             {2 * page(), 1}, {0, most}, {most, 1}, {most, most}, {2 * page() + 1, 0}}) {
+    for (const auto& [offset, length] :
+         std::vector<std::pair<std::uint64_t, std::uint64_t>>{{2 * page(), 1},
+                                                              {0, largest},
+                                                              {largest, 1},
+                                                              {largest, largest},
+                                                              {2 * page() + 1, 0}}) {
       co_await file.flush_range(offset, length, into(ec));
       EXPECT_EQ(ec, errc::out_of_range) << offset << " + " << length;
       co_await file.flush_range(offset, length, durability::started, into(ec));
@@ -179,7 +181,7 @@ TEST_F(mapped_file_resize, refuses_sizes_that_no_file_can_have) {
   mapped_file file = opened_with(bytes_);
   run([&]() -> work {
     std::error_code ec;
-    for (const std::uint64_t size : {most, most - page() + 1, std::uint64_t{1} << 63}) {
+    for (const std::uint64_t size : {largest, largest - page() + 1, std::uint64_t{1} << 63}) {
       co_await file.resize(size, into(ec));
       EXPECT_EQ(ec, std::errc::file_too_large) << ec.message();
       EXPECT_EQ(file.size(), 4 * page());

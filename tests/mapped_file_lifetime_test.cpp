@@ -51,6 +51,7 @@ using mapio::mapped_file;
 using mapio::mapping;
 using mapio::open_options;
 using mapio::write_path;
+using support::aborted;
 using support::census;
 using support::counted_handler;
 using support::creating;
@@ -71,8 +72,6 @@ using support::start_every_verb;
 using support::to_string;
 using support::verb_memory;
 using support::write_file;
-
-const std::error_code aborted = asio::error::operation_aborted;
 
 using mapped_file_executor = mapped_file_test;
 using mapped_file_lifetime = mapped_file_test;

@@ -21,7 +21,6 @@
 #include <cstring>
 #include <deque>
 #include <filesystem>
-#include <limits>
 #include <list>
 #include <string>
 #include <string_view>
@@ -48,6 +47,7 @@ using support::creating;
 using support::eventually;
 using support::every_verb_but_open;
 using support::into;
+using support::largest;
 using support::mapped_file_test;
 using support::outcome;
 using support::page;
@@ -62,8 +62,6 @@ using support::start_every_verb_but_open;
 using support::to_string;
 using support::verb_memory;
 using support::write_file;
-
-constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
 
 static_assert(std::is_same_v<mapped_file, mapio::basic_mapped_file<asio::any_io_executor>>);
 static_assert(std::is_same_v<mapped_file::executor_type, asio::any_io_executor>);
@@ -407,7 +405,7 @@ TEST_F(mapped_file_update, holds_to_the_bounds_of_the_file) {
     std::string buffer(16, '#');
     std::error_code ec;
     for (const std::uint64_t offset :
-         {file.size() - 15, file.size(), file.size() + 1, most - 15, most - 16, most}) {
+         {file.size() - 15, file.size(), file.size() + 1, largest - 15, largest - 16, largest}) {
       std::size_t n = co_await file.update_region(offset, asio::buffer(buffer), into(ec));
       EXPECT_EQ(ec, errc::out_of_range) << offset;
       EXPECT_EQ(n, 0U);
@@ -674,9 +672,9 @@ TEST_F(mapped_file_view, holds_to_the_bounds_of_the_file) {
     for (const auto& [offset, length] :
          std::vector<std::pair<std::uint64_t, std::uint64_t>>{{2 * page(), 1},
                                                               {0, 2 * page() + 1},
-                                                              {0, most},
-                                                              {most, 1},
-                                                              {most, most},
+                                                              {0, largest},
+                                                              {largest, 1},
+                                                              {largest, largest},
                                                               {2 * page() + 1, 0}}) {
       const mapio::region r = co_await file.view(offset, length, into(ec));
       EXPECT_EQ(ec, errc::out_of_range) << offset << " + " << length;

@@ -73,6 +73,7 @@ using mapio::errc;
 using mapio::mapped_file;
 using mapio::mapping;
 using mapio::open_options;
+using support::aborted;
 using support::code_of;
 using support::creating;
 using support::every_verb;
@@ -99,8 +100,6 @@ using asio::deferred;
 #else
 using asio::experimental::deferred;
 #endif
-
-const std::error_code aborted = asio::error::operation_aborted;
 
 using mapped_file_token = mapped_file_test;
 using mapped_file_handler = mapped_file_test;

@@ -13,7 +13,6 @@
 
 #include <asio/awaitable.hpp>
 #include <asio/buffer.hpp>
-#include <asio/error.hpp>
 #include <asio/io_context.hpp>
 #include <asio/read.hpp>
 #include <asio/use_awaitable.hpp>
@@ -30,7 +29,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <iterator>
-#include <limits>
 #include <ranges>
 #include <span>
 #include <sstream>
@@ -53,6 +51,8 @@ using mapio::open_options;
 using support::code_of;
 using support::copy_on_write;
 using support::into;
+using support::largest;
+using support::mebibyte;
 using support::outcome;
 using support::page;
 using support::parity;
@@ -63,9 +63,6 @@ using support::read_write;
 using support::same;
 using support::to_string;
 using support::write_file;
-
-constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
-constexpr std::uint64_t mebibyte = std::uint64_t{1} << 20;
 
 // open_ro, open_rw, open_cow, load_mmap
 TEST_F(parity, open_ro_rw_cow) {
@@ -129,14 +126,14 @@ TEST_F(parity, properties) {
 
 // ResizeFailed: a size of zero, or too large, or open_rw of an empty file
 TEST_F(parity, sizes_of_zero_and_too_large) {
-  EXPECT_EQ(code_of([&] { mapping::create(path_, most); }), std::errc::file_too_large);
+  EXPECT_EQ(code_of([&] { mapping::create(path_, largest); }), std::errc::file_too_large);
   mapping::create(path_, 0);
   run([&]() -> work {
     mapped_file file(io_);
     co_await file.open(path_, read_write());
     EXPECT_TRUE(file.map().empty());
     std::error_code error;
-    co_await file.resize(most, into(error));
+    co_await file.resize(largest, into(error));
     EXPECT_EQ(error, std::errc::file_too_large);
     co_await file.resize(5);
     co_await file.update_region(0, asio::buffer("grown", 5));

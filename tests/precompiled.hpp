@@ -1,7 +1,7 @@
 #ifndef MAPIO_TESTS_PRECOMPILED_HPP
 #define MAPIO_TESTS_PRECOMPILED_HPP
 
-// What most tests include, for builds that parse it once (MAPIO_PRECOMPILE_TESTS). Each of them
+// What most tests include, for builds that parse it once (MAPIO_MERGE_TESTS). Each of them
 // still says what it needs: most builds are without.
 
 #include <mapio/mapio.hpp>

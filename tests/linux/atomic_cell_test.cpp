@@ -15,7 +15,6 @@
 #include <asio/bind_cancellation_slot.hpp>
 #include <asio/buffer.hpp>
 #include <asio/cancellation_signal.hpp>
-#include <asio/error.hpp>
 #include <asio/io_context.hpp>
 #include <asio/use_awaitable.hpp>
 #include <asio/use_future.hpp>
@@ -39,6 +38,7 @@ namespace {
 using mapio::errc;
 using mapio::mapped_file;
 using mapio::mapping;
+using support::aborted;
 using support::atomic_cell_test;
 using support::eventually;
 using support::outcome;
@@ -48,8 +48,6 @@ using support::read_write;
 using support::run_coroutine;
 using support::run_to_end;
 using support::run_until;
-
-const std::error_code aborted = asio::error::operation_aborted;
 
 using atomic_cell_wait = atomic_cell_test;
 using atomic_cell_errors = atomic_cell_test;

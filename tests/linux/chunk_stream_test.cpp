@@ -28,9 +28,8 @@ using mapio::chunk_stream;
 using mapio::mapped_file;
 using mapio::region;
 using support::chunk_stream_test;
+using support::mebibyte;
 using support::outcome;
-
-constexpr std::uint64_t mebibyte = std::uint64_t{1} << 20;
 
 TEST_F(chunk_stream_test, that_goes_before_its_file_is_mapped_once_more_leaves_that_to_the_next) {
   constexpr std::size_t pool_threads = 4;

@@ -42,6 +42,7 @@ using mapio::errc;
 using mapio::mapped_file;
 using mapio::open_options;
 using mapio::write_path;
+using support::aborted;
 using support::copy_on_write;
 using support::creating;
 using support::eventually;
@@ -57,8 +58,6 @@ using support::run_to_end;
 using support::run_until;
 using support::same;
 using support::write_file;
-
-const std::error_code aborted = asio::error::operation_aborted;
 
 using mapped_file_announce = mapped_file_test;
 

@@ -18,7 +18,6 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
-#include <limits>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -34,6 +33,7 @@ using mapio::errc;
 using mapio::mapped_file;
 using mapio::open_options;
 using support::creating;
+using support::largest;
 using support::mapped_file_test;
 using support::outcome;
 using support::page;
@@ -42,8 +42,6 @@ using support::read_file;
 using support::read_only;
 using support::read_write;
 using support::write_file;
-
-constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
 
 using mapped_file_open = mapped_file_test;
 using mapped_file_update = mapped_file_test;
@@ -77,7 +75,7 @@ TEST_F(mapped_file_open, reports_what_the_blocking_one_reports) {
       {dir_ / "link", no_links, std::errc::too_many_symbolic_link_levels},
       {path_, contradiction, std::errc::invalid_argument},
       {path_, creating(1, disposition::create_new), std::errc::file_exists},
-      {path_, creating(most), std::errc::file_too_large},
+      {path_, creating(largest), std::errc::file_too_large},
   };
   for (const auto& a : attempts) {
     SCOPED_TRACE(a.path.string());
