@@ -708,14 +708,14 @@ change_finder::outcome change_finder::work(bool may_wait) {
   for (; position_ < notices_.size(); ++position_)
     if (!look_at_urgent(may_wait) || !handle(notices_[position_], may_wait))
       return outcome::has_to_wait;
-  if (!look_at_urgent(may_wait)) return outcome::has_to_wait;
-  if (!doubted_.empty() && !may_wait) return outcome::has_to_wait;
-  if (is_drained_) look_into_doubts();
   const auto now = watch_clock::now();
   while (is_drained_ && !moves_.empty() && moves_.front().until <= now) {
     take(moves_.begin());
     expire();
   }
+  if (!look_at_urgent(may_wait)) return outcome::has_to_wait;
+  if (!doubted_.empty() && !may_wait) return outcome::has_to_wait;
+  if (is_drained_) look_into_doubts();
   poll_due(now);
   int budget = looks_per_turn;
   for (auto it = active_.begin(); it != active_.end();) {
@@ -800,6 +800,11 @@ bool change_finder::look_for(const notice& n, const subscribers& who, bool may_w
     if (known != folder->entries.end() && needs_no_look(folder->root, n)) continue;
     return at(folder->place() / n.name, false);
   }
+  // Whether it is what the root was told to be.
+  if ((n.what & notice::moved_to) != 0)
+    for (const pending_move& move : moves_)
+      if (move.from.cookie == n.cookie && move.from.id == n.id && !move.roots.empty())
+        return at(without_slash(move.roots.front()->place).parent_path() / n.name, false);
   return true;
 }
 
@@ -1124,6 +1129,10 @@ void change_finder::end_move(const notice& n, const file_look& look) {
       continue;
     erase_one(ending_.roots, root);
     if (!root->seen.exists) continue;
+    // Two were exchanged, and the other one has been told of already.
+    const bool is_same = look.is_same_file(root->seen);
+    if (!is_same) hint(*root, 0);
+    if (!is_same && look.exists) continue;
     forget(*root);
     root->stream.push({change_kind::renamed, now, root->given, std::nullopt}, nullptr, root, over_);
   }
@@ -1257,8 +1266,9 @@ void change_finder::begin_unseen_anew(watched_folder& folder) {
 
 /// Ends what of `ending_` has no second half: it left.
 void change_finder::expire() {
+  // What was exchanged with something elsewhere has it for its own by now.
   for (watched_root* root : ending_.roots)
-    left(*root);
+    hint(*root, 0);
   while (!ending_.entries.empty()) {
     auto [folder, entry] = std::move(ending_.entries.back());
     ending_.entries.pop_back();
@@ -1269,8 +1279,8 @@ void change_finder::expire() {
   ending_ = {};
 }
 
-/// Ends what was moved away under a name that something else has by now.
-void change_finder::expire(watched_folder& folder, const file_name& name) {
+/// Ends what was moved away under a name that something else has by now. False: nothing was.
+bool change_finder::expire(watched_folder& folder, const file_name& name) {
   for (pending_move& move : moves_) {
     if (move.from.name != name) continue;
     const auto it = std::find_if(move.entries.begin(), move.entries.end(),
@@ -1279,7 +1289,9 @@ void change_finder::expire(watched_folder& folder, const file_name& name) {
     watched_entry entry = std::move(it->second);
     move.entries.erase(it);
     left(folder, name, std::move(entry));
+    return true;
   }
+  return false;
 }
 
 /// Of one that was taken out of its folder already.
@@ -1465,6 +1477,8 @@ void change_finder::found(watched_folder& folder, const file_name& name, const f
       entry.seen.modified = look.modified;
     return compare(folder, name, look, 0);
   }
+  // Exchanged with what the user may have seen here.
+  if (expire(folder, name)) return came(folder, name, look);
   if (folder.is_new || !folder.is_unlisted) return compare(folder, name, look, 0);
 
   watched_entry& entry = folder.entries[name];

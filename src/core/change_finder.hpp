@@ -194,7 +194,7 @@ class change_finder {
   void end_move(const watching::notice& n, const watching::file_look& look);
   void take(std::vector<pending_move>::iterator move);
   void expire();
-  void expire(watched_folder& folder, const watching::file_name& name);
+  bool expire(watched_folder& folder, const watching::file_name& name);
   void touched(watched_folder& folder, const watching::notice& n, const watching::file_look& look);
   void came(watched_folder& folder, const watching::file_name& name,
             const watching::file_look& look);

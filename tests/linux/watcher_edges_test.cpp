@@ -18,6 +18,7 @@
 #include <optional>
 #include <string>
 #include <system_error>
+#include <utility>
 
 #include <sched.h>
 #include <sys/mount.h>
@@ -50,6 +51,86 @@ TEST_F(watcher_edges, tell_that_a_folder_is_gone_where_its_name_leads_to_a_file)
   EXPECT_EQ(all_.seen[0].kind, change_kind::removed) << "with all that was in it";
   shell("ln -s d new; mv -T new link");
   EXPECT_TRUE(all_.wait_for(change_kind::created, dir_ / "link" / "x"));
+}
+
+// --- two that are exchanged
+// ------------------------------------------------------------------------------------------------
+
+TEST_F(watcher_edges, go_on_telling_of_what_is_exchanged) {
+  shell("mkdir other; echo old > f; echo newer > g; echo 'other one' > other/h");
+  changes_.add(file_);
+  const auto expect_to_know = [&](const fs::path& a, const fs::path& b) {
+    if (!support::exchange(a, b)) GTEST_SKIP() << "this file system exchanges nothing";
+    std::ofstream(file_, std::ios::app) << "more\n";
+    const std::uint64_t size = fs::file_size(file_);
+    EXPECT_TRUE(all_.wait_until([&] {
+      return !all_.seen.empty() && all_.seen.back().path == file_ && all_.seen.back().size == size;
+    })) << a
+        << ' ' << b;
+    take_notices(io_);
+    std::ofstream(file_, std::ios::app) << "and more\n";
+    EXPECT_TRUE(all_.wait_until([&] {
+      return all_.seen.back().path == file_ && all_.seen.back().size == size + 9;
+    })) << a
+        << ' ' << b;
+  };
+  expect_to_know(file_, dir_ / "g");
+  expect_to_know(dir_ / "g", file_);
+  expect_to_know(file_, dir_ / "other" / "h");
+  expect_to_know(dir_ / "other" / "h", file_);
+}
+
+TEST_F(watcher_edges, go_on_telling_of_trees_that_are_exchanged) {
+  shell("mkdir a b other; echo text > a/x; echo text > b/y; echo text > b/x; echo text > other/z");
+  changes_.add(dir_ / "a", recursive());
+  changes_.add(dir_ / "b", recursive());
+  rebuilt_tree model;
+  const auto look = [&] {
+    auto files = rebuilt_tree::look_at(dir_ / "a");
+    files.merge(rebuilt_tree::look_at(dir_ / "b"));
+    return files;
+  };
+  model.files = look();
+  int mark = 0;
+  for (const auto& [one, two] : {std::pair{"a", "b"}, {"b", "a"}, {"a", "other"}, {"other", "a"}}) {
+    if (!support::exchange(dir_ / one, dir_ / two))
+      GTEST_SKIP() << "this file system exchanges nothing";
+    const fs::path in_a = dir_ / "a" / ("new" + std::to_string(++mark));
+    write_file(in_a, "some text");
+    write_file(dir_ / "b" / in_a.filename(), "some text");
+    const auto now = look();
+    EXPECT_TRUE(all_.wait_until([&] {
+      for (const change_event& event : std::exchange(all_.seen, {}))
+        model.apply(event);
+      // Where it was moved to nothing is watched.
+      std::erase_if(model.files, [&](const auto& file) {
+        return file.first.native().starts_with((dir_ / "other").native());
+      });
+      return model.files == now;
+    })) << one
+        << ' ' << two;
+  }
+}
+
+// A loop that has told what it knows by itself must not rest with a look left to be made.
+TEST_F(watcher_edges, find_out_what_was_exchanged_while_others_wait) {
+  shell("mkdir d other quiet; echo text > d/x; echo other > other/h");
+  changes_.add(dir_ / "d");
+  watcher quiet(io_);
+  quiet.add(dir_ / "quiet");
+  listener waits(io_, quiet);
+  waits.listen();
+  const fs::path file = dir_ / "d" / "x";
+  // Before the folder was listed, and later.
+  for (int times = 0; times < 2; ++times) {
+    if (!support::exchange(dir_ / "other" / "h", file))
+      GTEST_SKIP() << "this file system exchanges nothing";
+    EXPECT_TRUE(all_.wait_until([&] {
+      return !all_.seen.empty() && all_.seen.back().kind == change_kind::created &&
+             all_.has_seen(change_kind::removed, file);
+    })) << times;
+    all_.seen.clear();
+  }
 }
 
 // --- where the OS does not tell
