@@ -570,11 +570,15 @@ std::error_code begin_copy(const std::filesystem::path& from, const std::filesys
 }
 
 std::error_code copy_next(file_copy& copy, std::uint64_t& copied) noexcept {
+  const bool knows_size = copy.size != 0;
   if (std::exchange(copy.may_clone, false) && posix::clone(copy.source, copy.target)) {
     copy.is_at_end = true;
-    return current_size(copy.target, copied);
+    std::uint64_t cloned = 0;
+    if (std::error_code error = current_size(copy.target, cloned)) return error;
+    // It is that of the moment, whatever the source had at the beginning.
+    copied = knows_size ? std::min(cloned, copy.size) : cloned;
+    return copied < copy.size ? errc::page_fault : std::error_code();
   }
-  const bool knows_size = copy.size != 0;
   std::uint64_t bytes = largest_copy_piece;
   if (knows_size) {
     if (std::error_code error = find_data(copy, copied, bytes)) return error;

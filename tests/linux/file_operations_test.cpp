@@ -202,6 +202,77 @@ TEST_F(file_operations_copy, shares_blocks_where_the_file_system_can) {
   if (!is_seen) GTEST_SKIP() << "the kernel does not let us see system calls";
 }
 
+TEST_F(file_operations_copy, that_shares_blocks_has_the_size_of_the_beginning_or_fails) {
+  const fs::path where = dir_ / "disk";
+  fs::create_directory(where);
+  constexpr std::uint64_t size = 2 * mebibyte;
+  bool is_seen = false;
+  const auto copy_while = [&](auto changes_the_source) {
+    write_file(where / "from", pattern(size));
+    write_file(where / "to", "old");
+    syscall_gate gate({SYS_ioctl}, [](const syscall_gate::call& c) {
+      return c.arguments[1] == FICLONE ? syscall_gate::hold : syscall_gate::pass;
+    });
+    outcome o;
+    is_seen = gate.run([&] {
+      asio::io_context io;
+      mapio::copy_file(io, where / "from", where / "to", o.handler());
+      gate.wait_until_held();
+      changes_the_source();
+      gate.release();
+      EXPECT_TRUE(run_to_end(io));
+    });
+    return o;
+  };
+  const auto copy_there = [&] {
+    outcome o = copy_while([&] { support::truncate_file(where / "from", 10); });
+    if (!is_seen) return;
+    EXPECT_EQ(o.error, errc::page_fault) << o.error.message();
+    EXPECT_EQ(o.bytes, 10U);
+    EXPECT_EQ(read_file(where / "to"), "old");
+
+    o = copy_while(
+        [&] { std::ofstream(where / "from", std::ios::app | std::ios::binary) << "more"; });
+    EXPECT_TRUE(o.ok()) << o.error.message();
+    EXPECT_EQ(o.bytes, size);
+    EXPECT_TRUE(same(read_file(where / "to"), pattern(size)));
+    EXPECT_TRUE(shares_its_first_block(where / "to"));
+  };
+  if (!faults::on_loop_disk(dir_ / "image", where, 400 * mebibyte, copy_there,
+                            "mkfs.xfs -q -f -m reflink=1"))
+    GTEST_SKIP() << "no xfs can be mounted here";
+  if (!is_seen) GTEST_SKIP() << "the kernel does not let us see system calls";
+}
+
+// As they do of files that have bytes and do not say so.
+TEST_F(file_operations_copy, reads_what_the_kernel_says_it_cannot_find) {
+  write_file(from_, pattern(3 * by_hand + 1));
+  syscall_gate gate({SYS_ioctl, SYS_copy_file_range}, [](const syscall_gate::call& c) {
+    if (c.number == SYS_copy_file_range) return syscall_gate::fail(0);
+    return c.arguments[1] == FICLONE ? syscall_gate::fail(EOPNOTSUPP) : syscall_gate::pass;
+  });
+  const bool is_seen = gate.run([&] { expect_complete(copy(from_, to_)); });
+  if (!is_seen) GTEST_SKIP() << "the kernel does not let us see system calls";
+}
+
+// Left by a copy that was killed, and a process that has its number now.
+TEST_F(file_operations_copy, takes_another_name_where_its_own_is_taken) {
+  write_file(from_, "new");
+  write_file(to_, "old");
+  constexpr int taken = 900;
+  const auto left = [&](int i) {
+    return dir_ / (".mapio-copy-" + std::to_string(::getpid()) + '-' + std::to_string(i));
+  };
+  for (int i = 0; i < taken; ++i)
+    write_file(left(i), "left");
+  const outcome o = copy(from_, to_);
+  EXPECT_TRUE(o.ok()) << o.error.message();
+  EXPECT_EQ(read_file(to_), "new");
+  for (int i = 0; i < taken; ++i)
+    ASSERT_EQ(read_file(left(i)), "left") << i;
+  EXPECT_EQ(names().size(), std::size_t{taken} + 2);
+}
+
 TEST_F(file_operations_copy, refuses_what_is_no_file) {
   fs::create_directory(dir_ / "folder");
   ASSERT_EQ(::mkfifo((dir_ / "fifo").c_str(), 0600), 0);
