@@ -13,7 +13,6 @@
 #include <asio/bind_cancellation_slot.hpp>
 #include <asio/buffer.hpp>
 #include <asio/cancellation_signal.hpp>
-#include <asio/error.hpp>
 #include <asio/io_context.hpp>
 #include <asio/use_awaitable.hpp>
 #include <asio/use_future.hpp>
@@ -33,6 +32,7 @@ using mapio::atomic_cell;
 using mapio::errc;
 using mapio::mapped_file;
 using mapio::mapping;
+using support::aborted;
 using support::atomic_cell_test;
 using support::code_of;
 using support::eventually;
@@ -44,8 +44,6 @@ using support::read_only;
 using support::read_write;
 using support::run_coroutine;
 using support::run_to_end;
-
-const std::error_code aborted = asio::error::operation_aborted;
 
 template <class T>
 concept awaitable_word = requires(const atomic_cell<T>& cell, void (*handler)(std::error_code)) {
@@ -297,6 +295,7 @@ TEST_F(atomic_cell_errors, of_a_file_that_somebody_cut) {
   c.wait(0, o.handler());
   ASSERT_TRUE(run_to_end(io_));
   EXPECT_EQ(o.error, errc::page_fault);
+  EXPECT_EQ(file.stats().page_faults, 1U);
 }
 
 TEST_F(atomic_cell_cancel, by_the_slot_ends_it_at_once) {

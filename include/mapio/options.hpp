@@ -217,7 +217,8 @@ struct file_stats {
   std::uint64_t reads_at_once = 0;   ///< Awaited reads and views whose pages were resident.
   std::uint64_t reads_off_loop = 0;  ///< Awaited reads and views that went off the loop.
   std::uint64_t moves = 0;           ///< Times that growth moved the mapping to a new address.
-  std::uint64_t page_faults = 0;     ///< Faults that update_region and read_into survived.
+  std::uint64_t page_faults =
+      0;  ///< Faults that update_region, read_into and awaited waits for atomics survived.
   /// Bytes of the file that the mapping has in huge pages; 0 unless those were asked for, by
   /// open_options::huge_pages or advice::huge_pages. Looking costs then: on Linux a millisecond or
   /// two per GiB that is mapped by small pages, before Linux 6.7 thirty, and for all of the

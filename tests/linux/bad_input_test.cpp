@@ -3,6 +3,7 @@
 #include <mapio/mapio.hpp>
 
 #include "bad_input_fixture.hpp"
+#include "faults/loop_disk.hpp"
 #include "faults/private_mount.hpp"
 #include "faults/seccomp_filter.hpp"
 #include "faults/syscall_gate.hpp"
@@ -346,6 +347,21 @@ TEST_F(bad_size, that_a_full_disk_has_not_leaves_a_file_of_holes_that_was_there)
     EXPECT_TRUE(same(m.view(0, bytes_.size()).text(), bytes_));
     EXPECT_FALSE(::open_error(io, where / "file", sparse(creating(std::uint64_t{1} << 29))));
     EXPECT_EQ(fs::file_size(where / "file"), std::uint64_t{1} << 29);
+  });
+  if (!is_mounted) GTEST_SKIP() << "mounting is not allowed here";
+}
+
+// Some file systems give a part of what they were asked for, and keep it.
+TEST_F(bad_size, that_a_full_disk_has_not_is_given_back) {
+  const fs::path where = dir_ / "disk";
+  fs::create_directory(where);
+  const bool is_mounted = faults::on_loop_disk(dir_ / "image", where, std::size_t{64} << 20, [&] {
+    asio::io_context io;
+    write_file(where / "file", bytes_);
+    EXPECT_EQ(::open_error(io, where / "file", creating(std::uint64_t{1} << 30)),
+              std::errc::no_space_on_device);
+    EXPECT_EQ(fs::file_size(where / "file"), bytes_.size());
+    EXPECT_TRUE(same(read_file(where / "file"), bytes_));
   });
   if (!is_mounted) GTEST_SKIP() << "mounting is not allowed here";
 }

@@ -30,7 +30,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <iterator>
-#include <limits>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -58,6 +57,8 @@ using support::code_of;
 using support::copy_on_write;
 using support::creating;
 using support::into;
+using support::largest;
+using support::mebibyte;
 using support::outcome;
 using support::page;
 using support::parity;
@@ -67,9 +68,6 @@ using support::read_file;
 using support::read_write;
 using support::same;
 using support::write_file;
-
-constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
-constexpr std::uint64_t mebibyte = std::uint64_t{1} << 20;
 
 #define MAPIO_SKIP_UNLESS(seen)                                                                    \
   if (!(seen)) GTEST_SKIP() << "the kernel does not let us see system calls, or mount"
@@ -242,6 +240,12 @@ TEST_F(parity, touch_pages) {
     EXPECT_EQ(error, errc::page_fault);
     EXPECT_EQ(code_of([&] { file.map().prefetch(); }), errc::page_fault);
   });
+
+  write_file(path_, pattern(64 * mebibyte));
+  support::evict(path_);
+  mapping blocking(path_);
+  blocking.prefetch();
+  EXPECT_TRUE(blocking.is_resident(0, blocking.size()));
 }
 
 // advise(offset, len, MmapAdvice::{Normal, Random, Sequential, WillNeed, DontNeed})
@@ -352,21 +356,23 @@ TEST_F(parity, huge_pages) {
 }
 
 // MmapIoError::{Io, OutOfBounds, InvalidMode, FlushFailed, ResizeFailed, AdviceFailed, LockFailed,
-// UnlockFailed, Misaligned}
+// UnlockFailed, Misaligned, WatchFailed}
 //
 // The conditions: error_test. LockFailed: mapping_test, mapping_lock.beyond_the_limit_*.
 TEST_F(parity, errors) {
   const std::error_code missing = code_of([&] { mapping(dir_ / "missing"); });
   EXPECT_EQ(missing, std::error_code(ENOENT, std::system_category())) << "its number is lost";
   mapping m = clean(pattern(page()));
-  EXPECT_EQ(code_of([&] { m.view(1, most); }), errc::out_of_range);
-  EXPECT_EQ(code_of([&] { m.view(1, most); }), std::errc::invalid_argument);
+  EXPECT_EQ(code_of([&] { m.view(1, largest); }), errc::out_of_range);
+  EXPECT_EQ(code_of([&] { m.view(1, largest); }), std::errc::invalid_argument);
   EXPECT_EQ(code_of([&] { mapping(path_).mutable_view(0, 1); }), errc::read_only);
   EXPECT_EQ(code_of([&] { mapping(path_).resize(1); }), std::errc::permission_denied);
   EXPECT_EQ(code_of([&] { mapping(path_, copy_on_write()).resize(1); }), errc::unsupported);
   EXPECT_EQ(code_of([&] { m.atomic<std::uint32_t>(1); }), errc::misaligned);
   EXPECT_EQ(code_of([&] { m.advise(0, 1, static_cast<advice>(99)); }), std::errc::invalid_argument);
   EXPECT_EQ(code_of([&] { mapping().flush(); }), errc::not_open);
+  EXPECT_EQ(code_of([&] { mapio::watcher(io_).add(dir_ / "missing"); }),
+            std::errc::no_such_file_or_directory);
   faults::failing_syncs syncs;
   MAPIO_SKIP_UNLESS(syncs.run([&] {
     m.update_region(0, asio::buffer("x", 1));
