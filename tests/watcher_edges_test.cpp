@@ -325,6 +325,31 @@ TEST_F(watcher_behind, tells_of_folders_that_were_renamed_before_a_tree_was_adde
   }
 }
 
+// Who adds it again has seen what is in a folder, of which nothing was told yet.
+TEST_F(watcher_behind, tells_of_folders_that_came_before_a_tree_was_added_again) {
+  for (const bool is_noticed : {false, true})
+    for (const bool is_gap : {false, true}) {
+      SCOPED_TRACE(std::string(is_noticed ? "noticed" : "") + (is_gap ? " in a gap" : ""));
+      fs::remove_all(dir_ / "n");
+      ASSERT_NO_FATAL_FAILURE(watch_tree(is_gap ? 2 : 100'000));
+      if (is_gap) {
+        shell(": > 1; : > 2; : > 3; : > 4");
+        ASSERT_NO_FATAL_FAILURE(take_notices());
+      }
+      shell("mkdir -p n/s; : > n/gone; : > n/s/gone; : > n/s/kept");
+      if (is_noticed) {
+        ASSERT_NO_FATAL_FAILURE(take_notices());
+      }
+      watcher_->add(dir_.path(), recursive());
+      tree_.files = rebuilt_tree::look_at(dir_.path());
+      applied_ = 0;
+      shell("rm n/gone n/s/gone");
+      expect_rebuilt(dir_.path());
+      stop_listening();
+      seen_.clear();
+    }
+}
+
 TEST_F(watcher_edges, tell_nothing_of_the_time_before_a_path_was_removed_and_added_again) {
   write_file(file_, "text");
   write_file(dir_ / "other", "text");

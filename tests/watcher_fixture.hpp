@@ -395,8 +395,8 @@ class watcher_gap : public watcher_test {
 class watcher_behind : public watcher_gap {
  protected:
   /// Watches a tree, with room for all that is to come.
-  void watch_tree() {
-    watcher_.emplace(io_, 100'000);
+  void watch_tree(std::size_t capacity = 100'000) {
+    watcher_.emplace(io_, capacity);
     watcher_->add(dir_.path(), recursive());
     write_file(dir_ / "listed", "");
     ASSERT_NO_FATAL_FAILURE(wait_until_watched(dir_ / "listed"));

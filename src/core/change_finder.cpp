@@ -110,6 +110,10 @@ bool may_have_content(const watched_folder& folder, const watched_entry& entry) 
   return !entry.below || entry.below->has_unseen_names() || !entry.below->entries.empty();
 }
 
+bool is_in(const std::filesystem::path& inner, const std::filesystem::path& outer) {
+  return std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end();
+}
+
 bool is_in(const watched_folder& inner, const watched_folder& outer) noexcept {
   const watched_folder* at = &inner;
   while (at != nullptr && at != &outer)
@@ -304,7 +308,9 @@ void change_finder::go_on_as(watched_root& root, const watched_root& wanted,
   compare_root(root, std::move(placed), 0);
   hint(root, 0);
   if (!root.tree) return;
+  root.begin_again = wanted.begin;
   forget_what_was_seen(*root.tree);
+  begin_new_anew(*root.tree);
   if (was_recursive || root.options.recursive) tell_folders_anew(root, was_recursive);
   if (!root.options.recursive) {
     for (auto& [name, entry] : root.tree->entries)
@@ -518,7 +524,12 @@ void change_finder::tell(watched_folder& folder, change_kind kind, const file_na
   // Not with `/`, which copies once more.
   std::filesystem::path path = folder.told_path();
   path /= name;
-  tell(folder.root, kind, std::move(path), look);
+  // Who added the tree again may have seen what was in a folder of which he hears but now.
+  watched_root& root = folder.root;
+  if (kind == change_kind::created && look.is_folder && root.options.recursive &&
+      folder.has_unseen_names() && look.born <= root.begin_again)
+    tell(root, change_kind::removed, path, {});
+  tell(root, kind, std::move(path), look);
 }
 
 void change_finder::tell_of_rename(watched_root& old_root, std::filesystem::path old_path,
@@ -1110,6 +1121,12 @@ void change_finder::take(std::vector<pending_move>::iterator move) {
   moves_.erase(move);
 }
 
+/// Tells whether something in a folder was added by itself.
+bool change_finder::has_root_in(const watch_stream& stream, const std::filesystem::path& folder) {
+  return std::any_of(stream.roots.begin(), stream.roots.end(),
+                     [&](const auto& root) { return is_in(root.second->place, folder); });
+}
+
 /// Tells of a name that was moved to; what of `ending_` went there is taken out of it.
 void change_finder::end_move(const notice& n, const file_look& look) {
   concerned_ = ids_.at(n.id).folders;
@@ -1133,6 +1150,19 @@ void change_finder::end_move(const notice& n, const file_look& look) {
     const bool is_same = look.is_same_file(root->seen);
     if (!is_same) hint(*root, 0);
     if (!is_same && look.exists) continue;
+    // What was in it is looked for there, if anything is, as if it were new.
+    const auto is_other = [&](const watched_root& other) {
+      return &other != root && &other.stream == &root->stream;
+    };
+    const auto roots = roots_by_name(n);
+    const bool is_watched_there =
+        std::any_of(roots.begin(), roots.end(), [&](auto* other) { return is_other(*other); }) ||
+        std::any_of(concerned_.begin(), concerned_.end(),
+                    [&](auto* folder) { return folder != nullptr && is_other(folder->root); });
+    if (root->seen.is_folder && is_watched_there) {
+      left(*root);
+      continue;
+    }
     forget(*root);
     root->stream.push({change_kind::renamed, now, root->given, std::nullopt}, nullptr, root, over_);
   }
@@ -1195,8 +1225,11 @@ void change_finder::end_move(const notice& n, const file_look& look) {
     const bool is_recursive = folder->root.options.recursive;
     // Who has looked at names that are not known yet may have found it under the new one only, or
     // another one under the old; and what nobody watches from here on must not be known any more.
+    // Of what another root tells here nothing comes along.
     const bool is_told_anew =
-        entry.seen.is_folder && (is_recursive ? is_any_unseen : old_root.options.recursive);
+        entry.seen.is_folder &&
+        ((is_recursive ? is_any_unseen : old_root.options.recursive) ||
+         (!moved.below && has_root_in(folder->root.stream, old_folder.place() / old_name)));
     if (is_told_anew) {
       tell(old_root, change_kind::removed, std::move(old_path), {});
       tell(*folder, is_free || had_content ? change_kind::created : change_kind::replaced, n.name,
@@ -1262,6 +1295,16 @@ void change_finder::begin_unseen_anew(watched_folder& folder) {
   }
   for (auto& [name, entry] : folder.entries)
     if (entry.below) begin_unseen_anew(*entry.below);
+}
+
+/// The same of those of which nothing was told yet.
+void change_finder::begin_new_anew(watched_folder& folder) {
+  if (folder.is_new) {
+    begin_anew(folder);
+    return;
+  }
+  for (auto& [name, entry] : folder.entries)
+    if (entry.below) begin_new_anew(*entry.below);
 }
 
 /// Ends what of `ending_` has no second half: it left.

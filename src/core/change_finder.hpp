@@ -86,7 +86,8 @@ class watched_root {
   std::filesystem::path place;  // the same, and absolute
   watch_options options;
   std::weak_ptr<file_state> file;
-  std::int64_t begin = 0;  // file_clock() before it was watched
+  std::int64_t begin = 0;         // file_clock() before it was watched
+  std::int64_t begin_again = -1;  // the same, when it was added again
 
   std::vector<step> steps;
   watching::watch_id own = watching::no_watch;  // of a file
@@ -191,6 +192,7 @@ class change_finder {
                   const watching::file_look& look);
   void changed_on_the_way(watched_root& root, const watching::notice& n);
   void begin_move(const watching::notice& n);
+  static bool has_root_in(const watch_stream& stream, const std::filesystem::path& folder);
   void end_move(const watching::notice& n, const watching::file_look& look);
   void take(std::vector<pending_move>::iterator move);
   void expire();
@@ -238,6 +240,7 @@ class change_finder {
              bool is_new);
   bool begin_anew(watched_folder& folder);
   void begin_unseen_anew(watched_folder& folder);
+  void begin_new_anew(watched_folder& folder);
   std::unique_ptr<watched_folder> in_another_root(watched_folder& old, watched_folder& parent,
                                                   const watching::file_name& name);
   static void forget_what_was_seen(watched_folder& folder);

@@ -112,6 +112,58 @@ TEST_F(watcher_edges, go_on_telling_of_trees_that_are_exchanged) {
   }
 }
 
+// What was in it goes with it, and may have gone before anybody looks at it there.
+TEST_F(watcher_edges, tell_what_is_left_of_a_tree_that_takes_the_place_of_another_one) {
+  for (const char* const place : {"b", "c/a"}) {
+    SCOPED_TRACE(place);
+    shell("rm -rf a b c; mkdir -p a/s b c; echo text > a/gone; echo text > a/s/gone; echo text > "
+          "a/s/kept");
+    asio::io_context io;
+    watcher changes(io);
+    listener all(io, changes);
+    for (const char* const root : {"a", "b", "c"})
+      changes.add(dir_ / root, recursive());
+    write_file(dir_ / "a" / "listed", "");
+    ASSERT_TRUE(all.wait_for(change_kind::created, dir_ / "a" / "listed"));
+    take_notices(io);
+    rebuilt_tree model;
+    model.files = rebuilt_tree::look_at(dir_.path());
+    all.seen.clear();
+    fs::rename(dir_ / "a", dir_ / place);
+    fs::remove(dir_ / place / "gone");
+    fs::remove(dir_ / place / "s" / "gone");
+    const auto now = rebuilt_tree::look_at(dir_.path());
+    EXPECT_TRUE(all.wait_until([&] {
+      for (const change_event& event : std::exchange(all.seen, {}))
+        model.apply(event);
+      return model.files == now;
+    }));
+  }
+}
+
+// What was told of it by another root is told anew.
+TEST_F(watcher_edges, tell_of_a_folder_that_takes_another_root_with_it) {
+  shell("mkdir -p a/x/y b; echo text > a/x/y/gone; echo text > a/x/y/kept");
+  changes_.add(dir_ / "a");
+  changes_.add(dir_ / "a/x/y", recursive());
+  changes_.add(dir_ / "b", recursive());
+  for (const char* const folder : {"a", "a/x/y", "b"}) {
+    write_file(dir_ / folder / "listed", "");
+    ASSERT_TRUE(all_.wait_for(change_kind::created, dir_ / folder / "listed"));
+  }
+  take_notices(io_);
+  rebuilt_tree model;
+  model.files = rebuilt_tree::look_at(dir_.path());
+  all_.seen.clear();
+  shell("mv a/x b/x; rm b/x/y/gone");
+  const auto now = rebuilt_tree::look_at(dir_.path());
+  EXPECT_TRUE(all_.wait_until([&] {
+    for (const change_event& event : std::exchange(all_.seen, {}))
+      model.apply(event);
+    return model.files == now;
+  }));
+}
+
 // A loop that has told what it knows by itself must not rest with a look left to be made.
 TEST_F(watcher_edges, find_out_what_was_exchanged_while_others_wait) {
   shell("mkdir d other quiet; echo text > d/x; echo other > other/h");
