@@ -711,7 +711,7 @@ class random_changes {
     std::error_code ignored;
     switch (random_() % 20) {
     case 0:
-      fs::remove(file, ignored);
+      if (can_be_removed(file)) fs::remove(file, ignored);
       return;
     case 1:
       fs::rename(file, there / some_name("fghab"), ignored);
@@ -727,10 +727,10 @@ class random_changes {
       fs::rename(folder, there / some_name("abcd"), ignored);
       return;
     case 6:
-      if (fs::is_directory(folder, ignored)) fs::remove(folder, ignored);
+      if (fs::is_directory(folder, ignored) && can_be_removed(folder)) fs::remove(folder, ignored);
       return;
     case 7:
-      if (random_() % 3 == 0) fs::remove_all(folder, ignored);
+      if (random_() % 3 == 0 && can_be_removed(folder)) fs::remove_all(folder, ignored);
       return;
     case 8:
       fs::rename(folder, outside_ / some_name("abcd"), ignored);
@@ -776,6 +776,10 @@ class random_changes {
     }
     return folder;
   }
+  static bool can_be_removed(const fs::path& path) {
+    std::error_code ignored;
+    return support::watched_folders_can_be_removed || !fs::is_directory(path, ignored);
+  }
   std::string some_name(const std::string& letters) {
     return {letters[random_() % letters.size()]};
   }
@@ -790,7 +794,8 @@ class watched_tree : public watcher_gap {
   /// one with which it exchanges files and folders, if both are watched.
   void rebuild(std::size_t capacity, std::chrono::milliseconds coalesce,
                bool watches_both = false) {
-    const unsigned rounds = support::under_asan || support::under_tsan ? 8 : 30;
+    constexpr unsigned rounds =
+        support::under_asan || support::under_tsan ? 8 : support::as_often_as(30);
     for (unsigned round = 1; round <= rounds && !HasFailure(); ++round) {
       SCOPED_TRACE(round);
       const support::temp_dir dir;
