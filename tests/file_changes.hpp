@@ -30,6 +30,8 @@ extern const bool notices_of_all_folders_come_in_order;
 /// Whether it is told of each file that it was written, and not only that something was done to it,
 /// of which the look at its creation may have seen all.
 extern const bool notices_say_what_was_done;
+/// Whether it is told that what left a folder is what came into another one.
+extern const bool notices_connect_folders;
 /// Whether a folder that is removed loses its name though a watcher has it open.
 extern const bool watched_folders_can_be_removed;
 /// The memory that this process has; 0 where nobody knows.

@@ -16,6 +16,7 @@ namespace fs = std::filesystem;
 
 const bool notices_of_all_folders_come_in_order = true;
 const bool notices_say_what_was_done = true;
+const bool notices_connect_folders = true;
 const bool watched_folders_can_be_removed = true;
 
 void run_commands(const fs::path& folder, const std::string& commands) {

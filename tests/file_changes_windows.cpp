@@ -22,6 +22,7 @@ namespace fs = std::filesystem;
 // A read is outstanding for each of them.
 const bool notices_of_all_folders_come_in_order = false;
 const bool notices_say_what_was_done = false;
+const bool notices_connect_folders = false;
 // Wine keeps the name until nobody has it open, and does not say that it is to go.
 const bool watched_folders_can_be_removed = !is_emulated;
 

@@ -393,10 +393,11 @@ TEST_F(watcher_behind, follows_a_folder_from_one_tree_to_another) {
     if (is_flat_there)
       std::erase_if(now_, [&](const auto& f) {
         return f.first.parent_path() != top / "to" &&
-               f.first.string().find("/now/") != std::string::npos;
+               f.first.generic_string().find("/now/") != std::string::npos;
       });
     EXPECT_TRUE(catches_up()) << differences();
-    EXPECT_EQ(has_seen(change_kind::renamed, top / "to/now"), !is_flat_there);
+    EXPECT_EQ(has_seen(change_kind::renamed, top / "to/now"),
+              support::notices_connect_folders && !is_flat_there);
     stop_listening();
     seen_.clear();
   }
@@ -708,7 +709,8 @@ class busy_folder {
 TEST_F(watcher_edges, are_cancelled_closed_and_let_go_of_by_any_thread_while_events_flow) {
   write_file(file_, "text");
   busy_folder busy(dir_.path());
-  for (unsigned round = 0; round < 12; ++round) {
+  constexpr unsigned rounds = support::is_emulated ? 3 : 12;
+  for (unsigned round = 0; round < rounds; ++round) {
     SCOPED_TRACE(round);
     busy.begin(20);
     auto pool = std::make_unique<asio::thread_pool>(2);
