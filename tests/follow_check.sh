@@ -1,14 +1,16 @@
 #!/bin/sh
-# Follows a log through growth, both ways of rotation, and its absence; what is shown must be all of it.
+# Has a program, and what comes before it to emulate its system, follow a log through growth, both
+# ways of rotation, and its absence; what is shown must be all of it.
 set -eu
 folder=$(mktemp -d)
-"$1" "$folder/log" >"$folder/shown" &
+: >"$folder/shown"
+"$@" "$folder/log" >"$folder/shown" &
 follower=$!
 trap 'kill $follower; rm -rf "$folder"' EXIT
 
 # Until the text is shown; ctest gives up on what never is.
 shown() {
-  until [ "$(cat "$folder/shown")" = "$1" ]; do sleep 0.01; done
+  until [ "$(tr -d '\r' <"$folder/shown")" = "$1" ]; do sleep 0.01; done
 }
 
 echo one >"$folder/log"

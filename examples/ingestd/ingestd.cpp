@@ -135,6 +135,7 @@ int main(int argc, char** argv) {
   const std::map<std::string, mapio::backend_kind> backends = {
       {"automatic", mapio::backend_kind::automatic},
       {"io_uring", mapio::backend_kind::io_uring},
+      {"iocp", mapio::backend_kind::iocp},
       {"thread_pool", mapio::backend_kind::thread_pool}};
   constexpr std::uint64_t most = std::uint64_t{1} << 40;
   app.add_option("--dir", given.directory, "Directory of the segments; created if there is none")
@@ -166,7 +167,7 @@ int main(int argc, char** argv) {
           },
           "SECONDS"))
       ->capture_default_str();
-  app.add_option("--backend", given.backend, "automatic, io_uring or thread_pool")
+  app.add_option("--backend", given.backend, "automatic, io_uring, iocp or thread_pool")
       ->transform(CLI::CheckedTransformer(backends))
       ->default_str("automatic");
   app.add_flag("--verbose", given.verbose, "Log more");

@@ -30,6 +30,11 @@ bool replace_content(native_handle file, const std::string& text) noexcept;
 /// @throws std::system_error
 std::uint64_t size_of(native_handle file);
 
+/// Makes the content durable that a file has which is open to be read, and has this name.
+///
+/// @throws std::system_error
+void sync(native_handle file, const std::filesystem::path& path);
+
 /// Makes the names in a directory durable.
 ///
 /// @throws std::system_error

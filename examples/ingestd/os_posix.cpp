@@ -76,6 +76,10 @@ std::uint64_t size_of(native_handle file) {
   return static_cast<std::uint64_t>(now.st_size);
 }
 
+void sync(native_handle file, const std::filesystem::path& path) {
+  if (::fdatasync(file) != 0) fail(path, "fdatasync");
+}
+
 void sync_directory(const std::filesystem::path& directory) {
   const descriptor file(directory, O_RDONLY | O_DIRECTORY);
   if (file.get() < 0) fail(directory, "open");

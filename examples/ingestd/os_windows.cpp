@@ -92,6 +92,14 @@ std::uint64_t size_of(native_handle file) {
   return static_cast<std::uint64_t>(size.QuadPart);
 }
 
+void sync(native_handle, const std::filesystem::path& path) {
+  // Only who may write may have it written out.
+  const handle file(
+      ::CreateFileW(path.c_str(), GENERIC_WRITE, share_all, nullptr, OPEN_EXISTING, 0, nullptr));
+  if (!file.is_open()) fail(path, "open");
+  if (::FlushFileBuffers(file.get()) == 0) fail(path, "FlushFileBuffers");
+}
+
 void sync_directory(const std::filesystem::path& directory) {
   const handle folder(::CreateFileW(directory.c_str(), GENERIC_WRITE, share_all, nullptr,
                                     OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS, nullptr));

@@ -160,8 +160,7 @@ void segment_bytes::forget() noexcept {
 }
 
 void segment_bytes::sync() {
-  if (::fdatasync(file_.native_handle()) != 0)
-    throw std::system_error(errno, std::system_category(), path_.string() + ": cannot sync it");
+  os::sync(file_.native_handle(), path_);
 }
 
 std::string segment_name(std::uint32_t number) {
