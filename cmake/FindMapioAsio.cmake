@@ -51,6 +51,13 @@ if(LINUX)
   list(APPEND MapioAsio_DEFINITIONS ASIO_HAS_STD_ALIGNED_ALLOC=1)
 endif()
 
+# MinGW's headers say that there are POSIX threads only once some of the standard library's are read:
+# where Asio's came first, one source would start a thread of the one kind that another source joins
+# as if it were of the other, or does not join at all.
+if(MINGW)
+  list(APPEND MapioAsio_DEFINITIONS ASIO_HAS_THREADS=1 ASIO_HAS_PTHREADS=1)
+endif()
+
 # Asio's sockets, and what Windows its headers may rely on.
 set(MapioAsio_LIBRARIES "")
 if(WIN32)
