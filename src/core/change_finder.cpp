@@ -1132,6 +1132,7 @@ void change_finder::end_move(const notice& n, const file_look& look) {
   concerned_ = ids_.at(n.id).folders;
   const file_name& old_name = ending_.from.name;
 
+  std::vector<watched_root*> gone;
   for (watched_root* root : std::vector<watched_root*>(ending_.roots)) {
     const auto parent =
         std::find_if(concerned_.begin(), concerned_.end(), [&](watched_folder* folder) {
@@ -1160,7 +1161,7 @@ void change_finder::end_move(const notice& n, const file_look& look) {
         std::any_of(concerned_.begin(), concerned_.end(),
                     [&](auto* folder) { return folder != nullptr && is_other(folder->root); });
     if (root->seen.is_folder && is_watched_there) {
-      left(*root);
+      gone.push_back(root);
       continue;
     }
     forget(*root);
@@ -1259,6 +1260,9 @@ void change_finder::end_move(const notice& n, const file_look& look) {
     if (folder != nullptr && entry.seen.is_folder && is_recursive)
       adopt(*folder, entry, n.name, true);
   }
+  // Last: a tree that has it too takes along what was told.
+  for (watched_root* root : gone)
+    left(*root);
 }
 
 /// Returns what is known of a folder as that of one in another root. It is watched once it is

@@ -141,6 +141,27 @@ TEST_F(watcher_edges, tell_what_is_left_of_a_tree_that_takes_the_place_of_anothe
   }
 }
 
+TEST_F(watcher_edges, follow_a_tree_in_another_one_to_its_new_name) {
+  shell("mkdir -p a/x/s; echo text > a/x/s/f");
+  changes_.add(dir_ / "a", recursive());
+  changes_.add(dir_ / "a/x", recursive());
+  for (const char* const folder : {"a", "a/x"}) {
+    write_file(dir_ / folder / "listed", "");
+    ASSERT_TRUE(all_.wait_for(change_kind::created, dir_ / folder / "listed"));
+  }
+  take_notices(io_);
+  rebuilt_tree model;
+  model.files = rebuilt_tree::look_at(dir_.path());
+  all_.seen.clear();
+  shell("mv a/x a/w; mkdir a/x; echo other > a/x/g");
+  const auto now = rebuilt_tree::look_at(dir_.path());
+  EXPECT_TRUE(all_.wait_until([&] {
+    for (const change_event& event : std::exchange(all_.seen, {}))
+      model.apply(event);
+    return model.files == now;
+  }));
+}
+
 // What was told of it by another root is told anew.
 TEST_F(watcher_edges, tell_of_a_folder_that_takes_another_root_with_it) {
   shell("mkdir -p a/x/y b; echo text > a/x/y/gone; echo text > a/x/y/kept");
