@@ -310,7 +310,8 @@ void change_finder::go_on_as(watched_root& root, const watched_root& wanted,
   if (!root.tree) return;
   root.begin_again = wanted.begin;
   forget_what_was_seen(*root.tree);
-  begin_new_anew(*root.tree);
+  // Who added it may know what is in those of which nothing was told yet.
+  begin_those_anew(*root.tree, [](const watched_folder& folder) { return folder.is_new; });
   if (was_recursive || root.options.recursive) tell_folders_anew(root, was_recursive);
   if (!root.options.recursive) {
     for (auto& [name, entry] : root.tree->entries)
@@ -813,9 +814,9 @@ bool change_finder::look_for(const notice& n, const subscribers& who, bool may_w
   }
   // Whether it is what the root was told to be.
   if ((n.what & notice::moved_to) != 0)
-    for (const pending_move& move : moves_)
-      if (move.from.cookie == n.cookie && move.from.id == n.id && !move.roots.empty())
-        return at(without_slash(move.roots.front()->place).parent_path() / n.name, false);
+    if (const auto move = first_half_of(n);
+        move != moves_.end() && move->from.id == n.id && !move->roots.empty())
+      return at(without_slash(move->roots.front()->place).parent_path() / n.name, false);
   return true;
 }
 
@@ -855,9 +856,7 @@ bool change_finder::handle(const notice& n, bool may_wait) {
     return true;
   }
   if ((n.what & notice::moved_to) != 0) {
-    const auto from = std::find_if(moves_.begin(), moves_.end(), [&](const pending_move& m) {
-      return m.from.cookie == n.cookie;
-    });
+    const auto from = first_half_of(n);
     if (from != moves_.end()) take(from);
     end_move(n, look);
     expire();
@@ -1115,6 +1114,12 @@ void change_finder::begin_move(const notice& n) {
   expire();
 }
 
+/// Returns the move of which a notice is the second half, or the end.
+std::vector<change_finder::pending_move>::iterator change_finder::first_half_of(const notice& n) {
+  return std::find_if(moves_.begin(), moves_.end(),
+                      [&](const pending_move& move) { return move.from.cookie == n.cookie; });
+}
+
 /// Makes it the one that is being told.
 void change_finder::take(std::vector<pending_move>::iterator move) {
   ending_ = std::move(*move);
@@ -1132,6 +1137,7 @@ void change_finder::end_move(const notice& n, const file_look& look) {
   concerned_ = ids_.at(n.id).folders;
   const file_name& old_name = ending_.from.name;
 
+  const std::vector<watched_root*> roots_there = roots_by_name(n);
   std::vector<watched_root*> gone;
   for (watched_root* root : std::vector<watched_root*>(ending_.roots)) {
     const auto parent =
@@ -1155,9 +1161,9 @@ void change_finder::end_move(const notice& n, const file_look& look) {
     const auto is_other = [&](const watched_root& other) {
       return &other != root && &other.stream == &root->stream;
     };
-    const auto roots = roots_by_name(n);
     const bool is_watched_there =
-        std::any_of(roots.begin(), roots.end(), [&](auto* other) { return is_other(*other); }) ||
+        std::any_of(roots_there.begin(), roots_there.end(),
+                    [&](auto* other) { return is_other(*other); }) ||
         std::any_of(concerned_.begin(), concerned_.end(),
                     [&](auto* folder) { return folder != nullptr && is_other(folder->root); });
     if (root->seen.is_folder && is_watched_there) {
@@ -1167,7 +1173,7 @@ void change_finder::end_move(const notice& n, const file_look& look) {
     forget(*root);
     root->stream.push({change_kind::renamed, now, root->given, std::nullopt}, nullptr, root, over_);
   }
-  for (watched_root* root : roots_by_name(n))
+  for (watched_root* root : roots_there)
     hint(*root, is_leaf_of(*root, n) ? n.what & came_there : 0);
 
   for (watched_folder*& folder : concerned_) {
@@ -1252,7 +1258,9 @@ void change_finder::end_move(const notice& n, const file_look& look) {
         continue;
       }
       entry.below = in_another_root(*moved.below, *folder, n.name);
-      begin_unseen_anew(*entry.below);
+      // There may be names that only the user knows.
+      begin_those_anew(*entry.below,
+                       [](const watched_folder& below) { return below.has_unseen_names(); });
       drop(moved);
       continue;
     }
@@ -1291,24 +1299,15 @@ change_finder::in_another_root(watched_folder& old, watched_folder& parent, cons
   return now;
 }
 
-/// Tells anew of those folders in a tree in which there may be names that only the user knows.
-void change_finder::begin_unseen_anew(watched_folder& folder) {
-  if (folder.has_unseen_names()) {
+/// Tells anew of those folders in a tree, and of all that is in them.
+void change_finder::begin_those_anew(watched_folder& folder,
+                                     bool (*is_one)(const watched_folder&)) {
+  if (is_one(folder)) {
     begin_anew(folder);
     return;
   }
   for (auto& [name, entry] : folder.entries)
-    if (entry.below) begin_unseen_anew(*entry.below);
-}
-
-/// The same of those of which nothing was told yet.
-void change_finder::begin_new_anew(watched_folder& folder) {
-  if (folder.is_new) {
-    begin_anew(folder);
-    return;
-  }
-  for (auto& [name, entry] : folder.entries)
-    if (entry.below) begin_new_anew(*entry.below);
+    if (entry.below) begin_those_anew(*entry.below, is_one);
 }
 
 /// Ends what of `ending_` has no second half: it left.

@@ -192,6 +192,7 @@ class change_finder {
                   const watching::file_look& look);
   void changed_on_the_way(watched_root& root, const watching::notice& n);
   void begin_move(const watching::notice& n);
+  std::vector<pending_move>::iterator first_half_of(const watching::notice& n);
   static bool has_root_in(const watch_stream& stream, const std::filesystem::path& folder);
   void end_move(const watching::notice& n, const watching::file_look& look);
   void take(std::vector<pending_move>::iterator move);
@@ -239,8 +240,7 @@ class change_finder {
   void adopt(watched_folder& folder, watched_entry& entry, const watching::file_name& name,
              bool is_new);
   bool begin_anew(watched_folder& folder);
-  void begin_unseen_anew(watched_folder& folder);
-  void begin_new_anew(watched_folder& folder);
+  void begin_those_anew(watched_folder& folder, bool (*is_one)(const watched_folder&));
   std::unique_ptr<watched_folder> in_another_root(watched_folder& old, watched_folder& parent,
                                                   const watching::file_name& name);
   static void forget_what_was_seen(watched_folder& folder);
