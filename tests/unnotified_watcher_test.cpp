@@ -62,16 +62,6 @@ TEST(unnotified_watcher_test, polls_files_and_trees_and_says_so) {
   });
 }
 
-/// Tells whether a tree that does not change any more comes to what is there.
-bool is_rebuilt(rebuilt_tree& told, listener& all, const fs::path& root) {
-  const auto now = rebuilt_tree::look_at(root);
-  return all.wait_until([&] {
-    for (const change_event& event : std::exchange(all.seen, {}))
-      told.apply(event);
-    return told.files == now;
-  });
-}
-
 TEST(unnotified_watcher_test, tells_what_came_before_a_folder_was_listed) {
   for (const bool is_recursive : {false, true}) {
     SCOPED_TRACE(is_recursive);

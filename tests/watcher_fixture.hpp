@@ -171,6 +171,16 @@ class listener {
   bool is_stopping_ = false;
 };
 
+/// Tells whether a tree that does not change any more comes to what is there.
+inline bool is_rebuilt(rebuilt_tree& told, listener& all, const fs::path& root) {
+  const auto now = rebuilt_tree::look_at(root);
+  return all.wait_until([&] {
+    for (const change_event& event : std::exchange(all.seen, {}))
+      told.apply(event);
+    return told.files == now;
+  });
+}
+
 class watcher_test : public testing::Test {
  protected:
   /// Does what a shell would, in the scratch folder.

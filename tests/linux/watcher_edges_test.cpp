@@ -112,6 +112,11 @@ TEST_F(watcher_edges, go_on_telling_of_trees_that_are_exchanged) {
   }
 }
 
+void wait_until_listed(listener& all, const fs::path& folder) {
+  write_file(folder / "listed", "");
+  ASSERT_TRUE(all.wait_for(change_kind::created, folder / "listed"));
+}
+
 // What was in it goes with it, and may have gone before anybody looks at it there.
 TEST_F(watcher_edges, tell_what_is_left_of_a_tree_that_takes_the_place_of_another_one) {
   for (const char* const place : {"b", "c/a"}) {
@@ -123,8 +128,7 @@ TEST_F(watcher_edges, tell_what_is_left_of_a_tree_that_takes_the_place_of_anothe
     listener all(io, changes);
     for (const char* const root : {"a", "b", "c"})
       changes.add(dir_ / root, recursive());
-    write_file(dir_ / "a" / "listed", "");
-    ASSERT_TRUE(all.wait_for(change_kind::created, dir_ / "a" / "listed"));
+    ASSERT_NO_FATAL_FAILURE(wait_until_listed(all, dir_ / "a"));
     take_notices(io);
     rebuilt_tree model;
     model.files = rebuilt_tree::look_at(dir_.path());
@@ -132,12 +136,7 @@ TEST_F(watcher_edges, tell_what_is_left_of_a_tree_that_takes_the_place_of_anothe
     fs::rename(dir_ / "a", dir_ / place);
     fs::remove(dir_ / place / "gone");
     fs::remove(dir_ / place / "s" / "gone");
-    const auto now = rebuilt_tree::look_at(dir_.path());
-    EXPECT_TRUE(all.wait_until([&] {
-      for (const change_event& event : std::exchange(all.seen, {}))
-        model.apply(event);
-      return model.files == now;
-    }));
+    EXPECT_TRUE(is_rebuilt(model, all, dir_.path()));
   }
 }
 
@@ -145,21 +144,14 @@ TEST_F(watcher_edges, follow_a_tree_in_another_one_to_its_new_name) {
   shell("mkdir -p a/x/s; echo text > a/x/s/f");
   changes_.add(dir_ / "a", recursive());
   changes_.add(dir_ / "a/x", recursive());
-  for (const char* const folder : {"a", "a/x"}) {
-    write_file(dir_ / folder / "listed", "");
-    ASSERT_TRUE(all_.wait_for(change_kind::created, dir_ / folder / "listed"));
-  }
+  for (const char* const folder : {"a", "a/x"})
+    ASSERT_NO_FATAL_FAILURE(wait_until_listed(all_, dir_ / folder));
   take_notices(io_);
   rebuilt_tree model;
   model.files = rebuilt_tree::look_at(dir_.path());
   all_.seen.clear();
   shell("mv a/x a/w; mkdir a/x; echo other > a/x/g");
-  const auto now = rebuilt_tree::look_at(dir_.path());
-  EXPECT_TRUE(all_.wait_until([&] {
-    for (const change_event& event : std::exchange(all_.seen, {}))
-      model.apply(event);
-    return model.files == now;
-  }));
+  EXPECT_TRUE(is_rebuilt(model, all_, dir_.path()));
 }
 
 // What was told of it by another root is told anew.
@@ -168,21 +160,14 @@ TEST_F(watcher_edges, tell_of_a_folder_that_takes_another_root_with_it) {
   changes_.add(dir_ / "a");
   changes_.add(dir_ / "a/x/y", recursive());
   changes_.add(dir_ / "b", recursive());
-  for (const char* const folder : {"a", "a/x/y", "b"}) {
-    write_file(dir_ / folder / "listed", "");
-    ASSERT_TRUE(all_.wait_for(change_kind::created, dir_ / folder / "listed"));
-  }
+  for (const char* const folder : {"a", "a/x/y", "b"})
+    ASSERT_NO_FATAL_FAILURE(wait_until_listed(all_, dir_ / folder));
   take_notices(io_);
   rebuilt_tree model;
   model.files = rebuilt_tree::look_at(dir_.path());
   all_.seen.clear();
   shell("mv a/x b/x; rm b/x/y/gone");
-  const auto now = rebuilt_tree::look_at(dir_.path());
-  EXPECT_TRUE(all_.wait_until([&] {
-    for (const change_event& event : std::exchange(all_.seen, {}))
-      model.apply(event);
-    return model.files == now;
-  }));
+  EXPECT_TRUE(is_rebuilt(model, all_, dir_.path()));
 }
 
 // A loop that has told what it knows by itself must not rest with a look left to be made.
