@@ -497,6 +497,7 @@ TEST_F(mapped_file_handler, may_run_the_loop_for_the_completions_that_are_found_
 TEST_F(mapped_file_handler, runs_with_what_finds_its_completion_and_never_inside_the_initiation) {
   constexpr std::uint64_t pages = 100;
   mapped_file file = created(pages * page());
+  std::uint64_t turns = 0;
   for (std::uint64_t i = 0; i < pages; ++i) {
     bool is_done = false;
     bool is_inside = true;
@@ -506,13 +507,14 @@ TEST_F(mapped_file_handler, runs_with_what_finds_its_completion_and_never_inside
       is_done = true;
     });
     is_inside = false;
-    // At most what submits it, and what finds the ring readable: to be called it is not queued
-    // behind another look at every descriptor.
     io_.restart();
-    io_.run_one_for(support::patience);
-    if (!is_done) io_.run_one_for(support::patience);
+    while (!is_done && io_.run_one_for(support::patience) != 0)
+      ++turns;
     ASSERT_TRUE(is_done) << i;
   }
+  // What submits it, and what finds the ring readable: to be called it is not queued behind another
+  // look at every descriptor. Once in a while the ring is found readable for what was taken before.
+  EXPECT_LE(turns, 2 * pages + pages / 2);
 }
 
 /// Counts what its copies have allocated and not given back.
