@@ -27,6 +27,10 @@ constexpr std::uint64_t gibibyte = std::uint64_t{1} << 30;
 // What is copied on the loop at most; more goes off it even if it is at hand, since the copy itself
 // takes its time.
 constexpr std::uint64_t most_at_once = std::uint64_t{64} << 10;
+
+// How long a page counts as dirty once the kernel has said so.
+constexpr auto dirty_period = std::chrono::milliseconds(50);
+
 // What one populate call brings in: small enough to be cancelled in between, large enough not to
 // cost more for it.
 constexpr std::uint64_t populate_piece = 4 * mebibyte;
@@ -1086,10 +1090,49 @@ extent* file_state::pin_for(operation& op) noexcept {
   return e;
 }
 
+// The kernel may have written a page since it was stored into, of its own accord, and taken it out
+// of memory: the next store would wait for the disk. Nothing tells of that, and asking costs more
+// than the store, so an answer holds for a while.
+bool file_state::is_still_dirty(const extent& e, std::uint64_t offset,
+                                std::uint64_t length) noexcept {
+  const std::int64_t period = std::chrono::steady_clock::now().time_since_epoch() / dirty_period;
+  if (known_dirty_period_.load(std::memory_order_relaxed) != period) {
+    known_dirty_.forget();
+    known_dirty_period_.store(period, std::memory_order_relaxed);
+  }
+  const std::uint64_t end = offset + length;
+  bool all = true;
+  for (std::uint64_t at = offset; at < end && all; at = page_floor(at) + page_size())
+    all = known_dirty_.holds(at);
+  if (all) return true;
+  const std::uint64_t begin = page_floor(offset);
+  const std::uint64_t pages = (page_ceil(end) - begin) / page_size();
+  std::uint64_t dirty = 0;
+  if (medium_ == medium::volatile_memory ||
+      !platform::count_dirty(file_->get(), begin, page_ceil(end) - begin, dirty)) {
+    bool resident = false;
+    if (!is_in_memory(e.base() + offset, offset, length, resident) && !resident) return false;
+  } else if (dirty < pages) {
+    return false;
+  }
+  know_dirty(offset, length);
+  return true;
+}
+
+void file_state::know_dirty(std::uint64_t offset, std::uint64_t length) noexcept {
+  for (std::uint64_t at = offset; at < offset + length; at = page_floor(at) + page_size())
+    known_dirty_.add(at);
+}
+
 bool file_state::store_at_once(operation& op, bool& worth) noexcept {
   bool stored = false;
   const failure why = with_window(current_, closed_, op.offset, op.length, [&](extent& e) {
-    if (!e.stored.all(op.offset, op.offset + op.length)) {
+    bool is_paid_for = e.stored.all(op.offset, op.offset + op.length);
+    if (is_paid_for && !is_still_dirty(e, op.offset, op.length)) {
+      e.stored.clear(page_floor(op.offset), page_ceil(op.offset + op.length));
+      is_paid_for = false;
+    }
+    if (!is_paid_for) {
       worth =
           e.dirty.all(op.offset, op.offset + op.length) && worth_storing(e, op.offset, op.length);
       return no_failure;
@@ -1122,6 +1165,7 @@ void file_state::store_all(operation* op) noexcept {
     op->transferred += op->file->store_mapped(op->offset + op->transferred, op->buffers[i].data(),
                                               op->buffers[i].size(), why);
   op->error = verdict_on_copy(*op, why);
+  if (!op->error && op->length <= most_at_once) op->file->know_dirty(op->offset, op->length);
 }
 
 bool file_state::start_update(operation& op) noexcept {

@@ -180,6 +180,8 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   extent* pin_for(operation& op) noexcept;
   static void store_all(operation* op) noexcept;
   bool store_at_once(operation& op, bool& worth) noexcept;
+  bool is_still_dirty(const extent& e, std::uint64_t offset, std::uint64_t length) noexcept;
+  void know_dirty(std::uint64_t offset, std::uint64_t length) noexcept;
   bool worth_storing(extent& e, std::uint64_t offset, std::uint64_t length) noexcept;
   std::size_t store_or_write(std::uint64_t offset, const void* bytes, std::size_t n,
                              failure& why) noexcept;
@@ -275,7 +277,9 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   std::atomic<bool> policy_flush_under_way_{false};
   std::atomic<std::uint32_t> policy_clears_{0};
 
-  recent_pages recent_;  // that need not be read before a part of them is written
+  recent_pages recent_;       // that need not be read before a part of them is written
+  recent_pages known_dirty_;  // as the kernel told in this period
+  std::atomic<std::int64_t> known_dirty_period_{0};
 
   std::atomic<std::uint64_t> stores_{0};
   std::atomic<std::uint64_t> worker_stores_{0};

@@ -42,12 +42,15 @@ class recent_pages {
     const std::uint64_t mask = std::uint64_t{1} << bit % 64;
     std::atomic<std::uint64_t>& word = (*known)[bit / 64];
     if ((word.load(std::memory_order_relaxed) & mask) != 0) return;
-    if (count_.fetch_add(1, std::memory_order_relaxed) >= most) {
-      count_.store(0, std::memory_order_relaxed);
-      for (auto& w : *known)
-        w.store(0, std::memory_order_relaxed);
-    }
+    if (count_.fetch_add(1, std::memory_order_relaxed) >= most) forget();
     word.fetch_or(mask, std::memory_order_relaxed);
+  }
+
+  void forget() noexcept {
+    words* const known = words_.load(std::memory_order_acquire);
+    if (known == nullptr || count_.exchange(0, std::memory_order_relaxed) == 0) return;
+    for (auto& w : *known)
+      w.store(0, std::memory_order_relaxed);
   }
 
  private:

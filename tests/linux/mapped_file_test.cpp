@@ -15,11 +15,13 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <vector>
 
 #include <sys/stat.h>
@@ -97,6 +99,27 @@ TEST_F(mapped_file_update, of_a_page_that_is_known_to_be_dirty_is_stored_at_once
   });
   if (!support::tells_dirty_pages(path_)) GTEST_SKIP() << "nothing tells what a store would cost";
   EXPECT_GE(file.stats().stores, 1U);
+}
+
+// The kernel writes what has been dirty for long, or when memory is short, and may then drop it.
+TEST_F(mapped_file_update, of_a_page_that_was_written_and_dropped_meanwhile_goes_off_the_loop) {
+  mapped_file file = created(page());
+  const mapio::region all = file.map().view(0, page());
+  run([&]() -> work {
+    for (int i = 0; i < 10; ++i)
+      co_await file.update_region(0, asio::buffer("x", 1));
+  });
+  if (file.stats().stores == 0) GTEST_SKIP() << "nothing tells what a store would cost";
+  if (!support::evict(path_)) GTEST_SKIP() << "nothing is ever cold on this file system";
+  support::forget_pages(all.data(), all.size(), file.native_handle());
+  if (file.map().is_resident(0, page()))
+    GTEST_SKIP() << "this file system does not let go of its pages";
+  // What the kernel has told of a page counts for a while.
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  const auto before = file.stats().stores;
+  run([&]() -> work { co_await file.update_region(1, asio::buffer("y", 1)); });
+  EXPECT_EQ(file.stats().stores, before);
+  EXPECT_EQ(read_file(path_).substr(0, 3), std::string("xy\0", 3));
 }
 
 // mincore says of a file that one could not write to that all of it is in memory.
