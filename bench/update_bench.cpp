@@ -7,6 +7,7 @@
 #include <mapio/backend.hpp>
 #include <mapio/mapped_file.hpp>
 #include <mapio/mapping.hpp>
+#include <mapio/options.hpp>
 #include <mapio/region.hpp>
 
 #include <asio/buffer.hpp>
@@ -58,10 +59,15 @@ constexpr std::size_t file_pages = file_size / page;
 // Each page can be cold once; and what is dirty in the end has to be written before the next.
 constexpr std::int64_t cold_updates = 16384;
 constexpr std::int64_t warm_up = 512;
+// As many as a file has, which is new for each repetition.
+constexpr std::size_t new_size = std::size_t{64} << 20;
+constexpr std::int64_t updates_in_order = new_size / record - warm_up;
 constexpr int repetitions = 7;
 
 constexpr const char* posted = "asio::post";
 constexpr const char* hot = "awaited update of a dirty page";
+constexpr const char* in_order = "awaited updates, one behind the other, new file";
+constexpr const char* faulting_in_order = "asio::post and memcpy, one behind the other, new file";
 constexpr const char* on_pool = "memcpy on a pool of 4, cold, 64 in flight";
 constexpr const char* on_bare_ring = "bare ring: read of 1 byte, store, cold, 64 in flight";
 constexpr const char* on_writing_ring = "bare ring: read of 1 byte, write, cold, 64 in flight";
@@ -178,6 +184,34 @@ void add_hot(const std::filesystem::path& path) {
       }));
 }
 
+void add_in_order(const std::filesystem::path& path) {
+  const mapio::open_options make{.mode = mapio::access::read_write,
+                                 .create = mapio::disposition::create_or_truncate,
+                                 .size = new_size};
+  add(in_order, [=] {
+    auto l = std::make_shared<loop>(backend_kind::automatic);
+    return [l, at = std::size_t{0}, file = l->open(path, make)](std::int64_t count) mutable {
+      const auto once = [&](std::size_t) {
+        return file.update_region(std::exchange(at, at + record), asio::buffer(bytes),
+                                  asio::use_awaitable);
+      };
+      l->run(count, 1, once);
+    };
+  })->Iterations(updates_in_order);
+  add(faulting_in_order, [=] {
+    auto l = std::make_shared<loop>(backend_kind::automatic);
+    auto file = std::make_shared<mapio::mapped_file>(l->open(path, make));
+    return [l, file, at = std::size_t{0},
+            all = file->map().mutable_view(0, new_size)](std::int64_t count) mutable {
+      const auto once = [&](std::size_t) {
+        std::memcpy(all.data() + std::exchange(at, at + record), bytes.data(), record);
+        return asio::post(file->get_executor(), asio::use_awaitable);
+      };
+      l->run(count, 1, once);
+    };
+  })->Iterations(updates_in_order);
+}
+
 void add_cold(const std::filesystem::path& path) {
   for (const engine& e : engines) {
     add(e.cold, [path, kind = e.kind] {
@@ -286,6 +320,8 @@ void add_bare_rings(const std::filesystem::path& path) {
 
 void compare(const bench::medians& m, bench::table& t) {
   t.slower(std::string(hot) + " (baseline: asio::post)", m.time(hot), m.time(posted), 1.3);
+  t.slower(std::string(in_order) + " (baseline: " + faulting_in_order + ")", m.time(in_order),
+           m.time(faulting_in_order));
   for (const engine& e : engines) {
     const bool promised = e.kind == backend_kind::io_uring;
     for (const auto& [baseline, limit] : {std::pair(on_pool, 2.0), std::pair(on_bare_ring, 0.8)})
@@ -314,6 +350,7 @@ int main(int argc, char** argv) {
     benchmark::AddCustomContext("engine", text.str());
   }
   add_hot(small);
+  add_in_order(directory.path() / "new");
   add_cold(large);
 #if defined(MAPIO_BENCH_RING)
   add_bare_rings(large);

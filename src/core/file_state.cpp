@@ -28,9 +28,11 @@ constexpr std::uint64_t gibibyte = std::uint64_t{1} << 30;
 // takes its time.
 constexpr std::uint64_t most_at_once = std::uint64_t{64} << 10;
 
+// What is made ready at most for updates that follow one another.
+constexpr std::uint64_t most_ahead = std::uint64_t{256} << 10;
+
 // How long a page counts as dirty once the kernel has said so.
 constexpr auto dirty_period = std::chrono::milliseconds(50);
-
 // What one populate call brings in: small enough to be cancelled in between, large enough not to
 // cost more for it.
 constexpr std::uint64_t populate_piece = 4 * mebibyte;
@@ -594,12 +596,13 @@ failure file_state::store_fault(extent& e, std::uint64_t offset, const void* byt
   return errc::page_fault;
 }
 
+constexpr std::uint64_t largest_folio = 512;  // pages
+
 // Tells whether a store costs no more than a write through the file: the range is dirty, and what a
 // write fault would dirty besides is little, or earned by the writes before. docs/performance.md
 // has the measurements.
 bool file_state::worth_storing(extent& e, std::uint64_t offset, std::uint64_t length) noexcept {
-  constexpr std::uint64_t little = 3;           // pages
-  constexpr std::uint64_t largest_folio = 512;  // pages
+  constexpr std::uint64_t little = 3;  // pages
   if (medium_ == medium::volatile_memory) return true;
   const std::uint64_t page = page_size();
   std::uint64_t more = 0;
@@ -1127,6 +1130,7 @@ void file_state::know_dirty(std::uint64_t offset, std::uint64_t length) noexcept
 bool file_state::store_at_once(operation& op, bool& worth) noexcept {
   bool stored = false;
   const failure why = with_window(current_, closed_, op.offset, op.length, [&](extent& e) {
+    continue_run(e, op);
     bool is_paid_for = e.stored.all(op.offset, op.offset + op.length);
     if (is_paid_for && !is_still_dirty(e, op.offset, op.length)) {
       e.stored.clear(page_floor(op.offset), page_ceil(op.offset + op.length));
@@ -1161,6 +1165,7 @@ bool file_state::store_at_once(operation& op, bool& worth) noexcept {
 
 void file_state::store_all(operation* op) noexcept {
   failure why{};
+  op->file->worker_stores_.fetch_add(1, std::memory_order_relaxed);
   for (std::size_t i = 0; i < op->buffer_count && why == no_failure; ++i)
     op->transferred += op->file->store_mapped(op->offset + op->transferred, op->buffers[i].data(),
                                               op->buffers[i].size(), why);
@@ -1187,42 +1192,116 @@ bool file_state::start_update(operation& op) noexcept {
       store_at_once(op, worth))
     return end_update(op);
 
-  if (pin_for(op) == nullptr || !use_file(op)) return true;
-  if (is_private || options_.writes == write_path::mapped) {
-    store_awaited(op);
-    return submit(op);
-  }
-  if (worth) {
+  extent* const e = pin_for(op);
+  if (e == nullptr || !use_file(op)) return true;
+  const bool may_store = !is_private && options_.writes != write_path::file;
+  if (const std::uint64_t end = may_store ? ready_end(*e, op) : 0; end != 0) {
+    make_ready_ahead(op, end);
+  } else if (worth && options_.writes != write_path::mapped) {
+    make_ready(op, op.offset + op.length);
     op.is_refused = is_refused;
-    worker_stores_.fetch_add(1, std::memory_order_relaxed);
-    op.what = call::populate_write;
-    op.at = page_floor(op.offset);
-    op.count = op.offset + op.length - op.at;
-    op.address = op.range.owner()->base() + op.at;
-    op.work = store_all;
-    op.done = [](operation* self) noexcept {
-      if (self->what == call::populate_write && !self->dropped) {
-        if (self->error == std::errc::invalid_argument) {
-          // Before Linux 5.14 a worker stores, and takes the fault.
-          self->error = {};
-          self->what = call::work;
-          self->runner->submit(*self);
-          return;
-        }
-        if (!self->error) store_all(self);
-      }
-      if (self->dropped || self->file->end_update(*self)) finish(*self);
-    };
-    return submit(op);
+  } else {
+    go_off_loop(op);
   }
+  return submit(op);
+}
+
+// Has one update written where its pages are not ready for stores.
+void file_state::go_off_loop(operation& op) noexcept {
+  if (options_.mode == access::copy_on_write || options_.writes == write_path::mapped)
+    return store_awaited(op);
   file_writes_.fetch_add(1, std::memory_order_relaxed);
   if (!fetch_for_writing(op)) write_awaited(op);
-  return submit(op);
+}
+
+void file_state::continue_run(extent& e, const operation& op) noexcept {
+  if (e.run_end.load(std::memory_order_relaxed) != op.offset)
+    e.run_begin.store(op.offset, std::memory_order_relaxed);
+  e.run_end.store(op.offset + op.length, std::memory_order_relaxed);
+}
+
+// Returns up to where to make pages ready for the updates that are to be expected behind this one,
+// or 0: as many bytes as the run has written since the last sync, so that the next one writes at
+// most twice what was updated.
+std::uint64_t file_state::ready_end(extent& e, const operation& op) noexcept {
+  const std::uint64_t page = page_size();
+  const std::uint64_t run = op.offset - e.run_begin.load(std::memory_order_relaxed);
+  const std::uint64_t end = op.offset + op.length;
+  if (run < page || e.run_end.load(std::memory_order_relaxed) != end ||
+      e.run_is_ahead.load(std::memory_order_relaxed) ||
+      !can_make_ready_.load(std::memory_order_relaxed))
+    return 0;
+  // A page that is dirty is written as a whole: over what somebody wrote on another machine.
+  if (medium_ != medium::local && medium_ != medium::volatile_memory) return 0;
+  if (medium_ == medium::local && options_.writes != write_path::mapped) {
+    // Where folios are large the pages behind the last one tell of it.
+    const std::uint64_t window = largest_folio * page;
+    const std::uint64_t begin = (op.offset - 1) / window * window;
+    std::uint64_t dirty = 0;
+    std::uint64_t more = largest_folio;
+    if (platform::count_dirty(file_->get(), begin, window, dirty))
+      more = dirty - std::min(dirty, e.dirty.count(begin, begin + window));
+    if (more > run / page) return 0;
+  }
+  return std::min(page_ceil(end + std::min(run, most_ahead)),
+                  page_ceil(e.limit.load(std::memory_order_relaxed)));
+}
+
+// Brings the pages of an update in, writable, and those behind them up to `end`; then stores.
+void file_state::make_ready(operation& op, std::uint64_t end) noexcept {
+  extent& e = *op.range.owner();
+  op.what = call::populate_write;
+  op.at = page_floor(op.offset);
+  op.count = end - op.at;
+  op.address = e.base() + op.at;
+  op.work = store_all;
+  op.done = [](operation* self) noexcept {
+    if (self->what == call::populate_write && !self->dropped) {
+      if (self->error == std::errc::invalid_argument) {
+        // Before Linux 5.14 a worker stores, and takes the fault.
+        self->error = {};
+        self->what = call::work;
+        self->runner->submit(*self);
+        return;
+      }
+      if (!self->error) store_all(self);
+    }
+    if (self->dropped || self->file->end_update(*self)) finish(*self);
+  };
+}
+
+// The same for an update that others are expected behind.
+void file_state::make_ready_ahead(operation& op, std::uint64_t end) noexcept {
+  make_ready(op, end);
+  op.range.owner()->run_is_ahead.store(true, std::memory_order_relaxed);
+  op.done = [](operation* self) noexcept {
+    file_state& file = *self->file;
+    extent& e = *self->range.owner();
+    e.run_is_ahead.store(false, std::memory_order_relaxed);
+    if (self->error && !self->dropped) {
+      // Linux before 5.14, and Windows, make nothing ready that is not stored into.
+      if (self->error == std::errc::invalid_argument)
+        file.can_make_ready_.store(false, std::memory_order_relaxed);
+      // Whatever else it is about pages that the update has not asked for.
+      self->error = {};
+      file.go_off_loop(*self);
+      self->runner->submit(*self);
+      return;
+    }
+    if (!self->dropped) {
+      store_all(self);
+      // Else a sync has begun, and makes the pages clean.
+      if (!self->error && e.run_begin.load(std::memory_order_relaxed) < self->offset) {
+        e.stored.mark(self->at, self->at + self->count);
+        file.know_dirty(self->at, self->count);
+      }
+    }
+    if (self->dropped || file.end_update(*self)) finish(*self);
+  };
 }
 
 // A worker stores, and takes the faults.
 void file_state::store_awaited(operation& op) noexcept {
-  worker_stores_.fetch_add(1, std::memory_order_relaxed);
   op.is_refused = nullptr;
   op.what = call::work;
   op.work = store_all;

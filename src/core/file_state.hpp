@@ -180,6 +180,11 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   extent* pin_for(operation& op) noexcept;
   static void store_all(operation* op) noexcept;
   bool store_at_once(operation& op, bool& worth) noexcept;
+  static void continue_run(extent& e, const operation& op) noexcept;
+  std::uint64_t ready_end(extent& e, const operation& op) noexcept;
+  void make_ready(operation& op, std::uint64_t end) noexcept;
+  void make_ready_ahead(operation& op, std::uint64_t end) noexcept;
+  void go_off_loop(operation& op) noexcept;
   bool is_still_dirty(const extent& e, std::uint64_t offset, std::uint64_t length) noexcept;
   void know_dirty(std::uint64_t offset, std::uint64_t length) noexcept;
   bool worth_storing(extent& e, std::uint64_t offset, std::uint64_t length) noexcept;
@@ -280,6 +285,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   recent_pages recent_;       // that need not be read before a part of them is written
   recent_pages known_dirty_;  // as the kernel told in this period
   std::atomic<std::int64_t> known_dirty_period_{0};
+  std::atomic<bool> can_make_ready_{true};
 
   std::atomic<std::uint64_t> stores_{0};
   std::atomic<std::uint64_t> worker_stores_{0};

@@ -2,6 +2,7 @@
 
 #include <mapio/mapped_file.hpp>
 
+#include "faults/private_mount.hpp"
 #include "linux/linux_support.hpp"
 #include "mapped_file_fixture.hpp"
 
@@ -15,7 +16,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -24,9 +27,13 @@
 #include <thread>
 #include <vector>
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 namespace {
+
+using work = asio::awaitable<void>;
 
 namespace fs = std::filesystem;
 using namespace asio::experimental::awaitable_operators;
@@ -37,12 +44,14 @@ using mapio::open_options;
 using support::creating;
 using support::largest;
 using support::mapped_file_test;
+using support::mebibyte;
 using support::outcome;
 using support::page;
 using support::pattern;
 using support::read_file;
 using support::read_only;
 using support::read_write;
+using support::same;
 using support::write_file;
 
 using mapped_file_open = mapped_file_test;
@@ -120,6 +129,109 @@ TEST_F(mapped_file_update, of_a_page_that_was_written_and_dropped_meanwhile_goes
   run([&]() -> work { co_await file.update_region(1, asio::buffer("y", 1)); });
   EXPECT_EQ(file.stats().stores, before);
   EXPECT_EQ(read_file(path_).substr(0, 3), std::string("xy\0", 3));
+}
+
+/// Updates a file from its start to its end, or to an error.
+asio::awaitable<std::uint64_t> append(mapped_file& file, const std::string& bytes,
+                                      std::uint64_t length, std::error_code& ec) {
+  std::uint64_t at = 0;
+  while (at < length && !ec) {
+    const std::uint64_t n = std::min<std::uint64_t>(length - at, bytes.size());
+    at += co_await file.update_region(at, asio::buffer(bytes.data(), n), support::into(ec));
+  }
+  co_return at;
+}
+
+/// Writes a file, up to the disk, so that no store into it makes more dirty than its page.
+void write_in_pages(const fs::path& path, std::uint64_t size) {
+  const support::unique_fd file = support::open_fd(path, O_WRONLY | O_CREAT | O_TRUNC);
+  const std::string bytes(page(), 'o');
+  for (std::uint64_t at = 0; at < size; at += bytes.size())
+    ASSERT_EQ(::write(file.get(), bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
+  ASSERT_EQ(::fsync(file.get()), 0);
+}
+
+std::uint64_t off_the_loop(const mapped_file& file) {
+  return file.stats().worker_stores + file.stats().file_writes;
+}
+
+bool is_on_this_machine(const mapped_file& file) {
+  const mapio::medium medium = file.stats().medium;
+  return medium == mapio::medium::local || medium == mapio::medium::volatile_memory;
+}
+
+TEST_F(mapped_file_update, that_follow_one_another_go_off_the_loop_once_per_64_kib_at_most) {
+  constexpr std::uint64_t size = mebibyte;
+  for (const mapio::write_path writes : {mapio::write_path::automatic, mapio::write_path::mapped})
+    for (const std::size_t length : {100U, 4096U, 5000U})
+      for (const bool is_new : {true, false}) {
+        SCOPED_TRACE(std::to_string(length) + (is_new ? " new" : " old"));
+        if (!is_new) write_in_pages(path_, size);
+        open_options options = is_new ? creating(size) : read_write();
+        options.writes = writes;
+        mapped_file file = opened(options);
+        if (!is_on_this_machine(file)) GTEST_SKIP() << "pages are written as a whole";
+        const std::string bytes = pattern(length);
+        run([&]() -> work {
+          std::error_code ec;
+          EXPECT_EQ(co_await append(file, bytes, size, ec), size);
+          EXPECT_FALSE(ec) << ec.message();
+        });
+        if (file.stats().medium == mapio::medium::local && !support::tells_dirty_pages(path_))
+          GTEST_SKIP() << "nothing tells what a store costs";
+        EXPECT_LT(off_the_loop(file), size >> 16);
+        std::string expected;
+        while (expected.size() < size)
+          expected += bytes;
+        EXPECT_TRUE(same(read_file(path_), expected.substr(0, size)));
+      }
+}
+
+TEST_F(mapped_file_update, that_follow_one_another_make_at_most_as_many_pages_dirty_again) {
+  constexpr std::uint64_t length = 1000;
+  mapped_file file = created(mebibyte);
+  const std::string bytes = pattern(length);
+  run([&]() -> work {
+    for (std::uint64_t at = 0; at + length <= mebibyte / 2; at += length) {
+      co_await file.update_region(at, asio::buffer(bytes));
+      const std::uint64_t written = (at + length + page() - 1) / page();
+      EXPECT_LE(support::unwritten_pages(path_), 2 * written + 1) << at;
+      if (at / length % 37 != 0) continue;
+      // Behind a sync it begins again with nothing.
+      co_await file.flush();
+      const auto before = file.stats().file_writes;
+      co_await file.update_region(at + length, asio::buffer(bytes));
+      EXPECT_EQ(file.stats().file_writes, before + 1) << at;
+      co_await file.flush();
+    }
+  });
+}
+
+TEST_F(mapped_file_update, that_follow_one_another_on_a_full_disk_say_that_it_is_full) {
+  constexpr std::size_t disk = mebibyte;
+  const fs::path where = dir_ / "disk";
+  fs::create_directory(where);
+  const bool is_mounted = faults::on_small_disk(where, disk, [&] {
+    asio::io_context io;
+    mapped_file file(io);
+    open_options options = creating(2 * disk);
+    options.preallocate = false;
+    const std::string bytes = pattern(page());
+    support::run_coroutine(io, [&]() -> work {
+      co_await file.open(where / "file", options);
+      std::error_code ec;
+      const std::uint64_t written = co_await append(file, bytes, 2 * disk, ec);
+      EXPECT_EQ(ec, std::errc::no_space_on_device) << ec.message();
+      EXPECT_GT(written, disk / 2);
+      EXPECT_LE(written, disk);
+      for (std::uint64_t at = 0; at < written; at += page())
+        EXPECT_TRUE(same(file.map().view(at, page()).text(), bytes)) << at;
+      ec = {};
+      co_await file.update_region(written, asio::buffer(bytes), support::into(ec));
+      EXPECT_EQ(ec, std::errc::no_space_on_device) << ec.message();
+    });
+  });
+  if (!is_mounted) GTEST_SKIP() << "mounting is not allowed here";
 }
 
 // mincore says of a file that one could not write to that all of it is in memory.
