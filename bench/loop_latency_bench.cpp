@@ -41,6 +41,8 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -74,11 +76,11 @@ class measured_time {
   clock::duration so_far() const {
     return under_way() ? ended_ + (clock::now() - parts_.back().begin) : ended_;
   }
-  /// Must be asked in the order of time.
-  bool contains(clock::time_point t) {
-    while (next_ < parts_.size() && parts_[next_].end <= t)
-      ++next_;
-    return next_ < parts_.size() && parts_[next_].begin <= t;
+  /// Whoever asks does so in the order of time, and keeps `next`, which is 0 at first.
+  bool contains(clock::time_point t, std::size_t& next) const {
+    while (next < parts_.size() && parts_[next].end <= t)
+      ++next;
+    return next < parts_.size() && parts_[next].begin <= t;
   }
 
  private:
@@ -91,39 +93,75 @@ class measured_time {
   }
 
   std::vector<part> parts_;
-  std::size_t next_ = 0;
   clock::duration ended_{};
 };
 
-/// Collects how late each tick was. The deadlines are fixed from the start: a tick that the loop
-/// was too late for counts with the lateness that it would have had, whatever is measured by then.
-class ticker {
+/// How late ticks were. The deadlines are fixed from the start: a tick that was missed counts with
+/// the lateness that it would have had, whatever is measured by then.
+class lateness {
  public:
-  ticker() { lateness_.reserve(1 << 16); }
+  lateness() { all_.reserve(1 << 16); }
 
-  /// Ticks for as long as goes_on() says, and at least until all deadlines so far are accounted
-  /// for.
-  template <class GoesOn>
-  asio::awaitable<void> run(GoesOn goes_on, measured_time& measured) {
-    asio::steady_timer timer(co_await asio::this_coro::executor);
-    for (clock::time_point deadline = clock::now() + interval; goes_on();) {
-      timer.expires_at(deadline);
-      co_await timer.async_wait(use_awaitable);
+  /// Adds all ticks up to now, and moves `deadline` behind them.
+  void add(clock::time_point& deadline, const measured_time& measured) {
+    for (const clock::time_point now = clock::now(); deadline <= now; deadline += interval)
+      if (measured.contains(deadline, next_)) all_.push_back(now - deadline);
+  }
+  /// The same of one that was measured elsewhere.
+  void add(clock::time_point deadline, clock::duration late, const measured_time& measured) {
+    if (measured.contains(deadline, next_)) all_.push_back(late);
+  }
+  /// Returns the lateness that a share of the ticks does not exceed, in nanoseconds.
+  double quantile(double share) {
+    std::sort(all_.begin(), all_.end());
+    const auto last = static_cast<double>(all_.size() - 1);
+    return static_cast<double>(all_[static_cast<std::size_t>(share * last + 0.5)].count());
+  }
+  std::size_t ticks() const noexcept { return all_.size(); }
+
+ private:
+  std::vector<std::chrono::nanoseconds> all_;
+  std::size_t next_ = 0;
+};
+
+/// Ticks on the loop for as long as goes_on() says, and at least until all deadlines so far are
+/// accounted for.
+template <class GoesOn>
+asio::awaitable<void> tick(lateness& late, GoesOn goes_on, const measured_time& measured) {
+  asio::steady_timer timer(co_await asio::this_coro::executor);
+  for (clock::time_point deadline = clock::now() + interval; goes_on();) {
+    timer.expires_at(deadline);
+    co_await timer.async_wait(use_awaitable);
+    late.add(deadline, measured);
+  }
+}
+
+/// Ticks in a thread of real time that does nothing else: so much of the lateness is the machine's.
+/// Where such a thread is not to be had there are no ticks.
+class real_time_ticker {
+ public:
+  /// Ends, and returns what was measured.
+  lateness end(const measured_time& measured) {
+    thread_ = {};
+    lateness result;
+    for (const auto& [deadline, late] : ticks_)
+      result.add(deadline, late, measured);
+    return result;
+  }
+
+ private:
+  void run(const std::stop_token& stop) {
+    const sched_param priority{.sched_priority = 1};
+    if (::pthread_setschedparam(::pthread_self(), SCHED_FIFO, &priority) != 0) return;
+    for (clock::time_point deadline = clock::now() + interval; !stop.stop_requested();) {
+      std::this_thread::sleep_until(deadline);
       for (const clock::time_point now = clock::now(); deadline <= now; deadline += interval)
-        if (measured.contains(deadline)) lateness_.push_back(now - deadline);
+        ticks_.emplace_back(deadline, now - deadline);
     }
   }
 
-  /// Returns the lateness that a share of the ticks does not exceed, in nanoseconds.
-  double quantile(double share) {
-    std::sort(lateness_.begin(), lateness_.end());
-    const auto last = static_cast<double>(lateness_.size() - 1);
-    return static_cast<double>(lateness_[static_cast<std::size_t>(share * last + 0.5)].count());
-  }
-  std::size_t ticks() const noexcept { return lateness_.size(); }
-
- private:
-  std::vector<std::chrono::nanoseconds> lateness_;
+  std::vector<std::pair<clock::time_point, clock::duration>> ticks_;
+  std::jthread thread_{[this](const std::stop_token& stop) { run(stop); }};
 };
 
 // --- what the loop does meanwhile
@@ -479,7 +517,8 @@ class closing final : public work {
 void measure(benchmark::State& state, const std::filesystem::path& parent, backend_kind kind,
              const std::function<std::unique_ptr<work>(scene&)>& make) {
   const bench::work_directory directory(parent);
-  ticker ticks;
+  lateness late;
+  lateness of_machine;
   for (auto _ : state) {
     bench::loop loop(kind);
     asio::thread_pool helper(1);
@@ -487,11 +526,13 @@ void measure(benchmark::State& state, const std::filesystem::path& parent, backe
     const std::unique_ptr<work> w = make(s);
     // What the files before left to be written is not to disturb this.
     ::sync();
+    real_time_ticker machine;
     const std::size_t coroutines = w->coroutines();
     std::size_t running = coroutines;
     const auto part = [&](std::size_t i) -> asio::awaitable<void> {
       if (i == coroutines) {
-        co_await ticks.run([&] { return running != 0; }, s.measured);
+        co_await tick(
+            late, [&] { return running != 0; }, s.measured);
         co_return;
       }
       while (s.goes_on())
@@ -502,12 +543,14 @@ void measure(benchmark::State& state, const std::filesystem::path& parent, backe
     s.measured.begin();
     loop.run(static_cast<std::int64_t>(coroutines + 1), coroutines + 1, part);
     state.SetIterationTime(std::chrono::duration<double>(clock::now() - start).count());
+    of_machine = machine.end(s.measured);
   }
-  state.counters["ticks"] = static_cast<double>(ticks.ticks());
-  state.counters["p50"] = ticks.quantile(0.5);
-  state.counters["p99"] = ticks.quantile(0.99);
-  state.counters["p99.9"] = ticks.quantile(0.999);
-  state.counters["max"] = ticks.quantile(1);
+  state.counters["ticks"] = static_cast<double>(late.ticks());
+  state.counters["p50"] = late.quantile(0.5);
+  state.counters["p99"] = late.quantile(0.99);
+  state.counters["p99.9"] = late.quantile(0.999);
+  state.counters["max"] = late.quantile(1);
+  if (of_machine.ticks() != 0) state.counters["machine"] = of_machine.quantile(0.999);
 }
 
 struct kind_of_work {
@@ -563,6 +606,8 @@ void compare(const bench::medians& m, bench::table& t) {
       line("p99", "p99", {});
       line("p99.9", "p99.9", most_p999);
       line("max", "worst", most);
+      t.absolute("  a real-time thread meanwhile, p99.9", m.counter(awaited, "machine"),
+                 m.counter(nothing, "machine"));
     }
 }
 
@@ -578,7 +623,7 @@ void add(const std::string& name, const std::filesystem::path& directory, backen
 }  // namespace
 
 int main(int argc, char** argv) {
-  const bench::options given = bench::initialize(argc, argv, {.repetitions = 1});
+  const bench::options given = bench::initialize(argc, argv, {.repetitions = 3});
   add(nothing, given.directory, backend_kind::automatic,
       [](scene& s) -> std::unique_ptr<work> { return std::make_unique<idle>(s); });
   add(elsewhere, given.directory, backend_kind::automatic,
