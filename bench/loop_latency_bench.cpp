@@ -584,9 +584,10 @@ std::string title(const char* what, const char* how) {
 
 void compare(const bench::medians& m, bench::table& t) {
   using milliseconds = std::chrono::duration<double, std::milli>;
-  const bench::table::nanoseconds most_p999 =
-      std::max(bench::table::nanoseconds(milliseconds(2)),
-               bench::table::nanoseconds(1.5 * m.counter(nothing, "p99.9")) + milliseconds(1));
+  const auto p999_beside = [](double still) {
+    return std::max(bench::table::nanoseconds(milliseconds(2)),
+                    bench::table::nanoseconds(1.5 * still) + milliseconds(1));
+  };
   const bench::table::nanoseconds most =
       bench::table::nanoseconds(m.counter(nothing, "max")) + milliseconds(10);
   t.absolute("idle, p99.9", m.counter(nothing, "p99.9"), m.counter(nothing, "p99.9"));
@@ -604,10 +605,11 @@ void compare(const bench::medians& m, bench::table& t) {
       };
       line("p50", "p50", {});
       line("p99", "p99", {});
-      line("p99.9", "p99.9", most_p999);
+      line("p99.9", "p99.9", p999_beside(m.counter(nothing, "p99.9")));
       line("max", "worst", most);
-      t.absolute("  a real-time thread meanwhile, p99.9", m.counter(awaited, "machine"),
-                 m.counter(nothing, "machine"));
+      const double machine = m.counter(awaited, "machine");
+      t.absolute(awaited + ", p99.9 (baseline: a real-time thread meanwhile)",
+                 m.counter(awaited, "p99.9"), machine, p999_beside(machine));
     }
 }
 
