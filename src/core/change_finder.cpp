@@ -457,6 +457,8 @@ void change_finder::clear() noexcept {
   ending_ = {};
   concerned_.clear();
   urgent_.clear();
+  told_over_.clear();
+  names_told_over_.clear();
   active_.clear();
   polled_.clear();
   just_listed_.clear();
@@ -517,7 +519,56 @@ void change_finder::tell(watched_root& root, change_kind kind, std::filesystem::
   const std::optional<std::uint64_t> size = is_size ? size_of(look) : std::nullopt;
   if (size)
     if (const auto file = root.file.lock()) file->note_size(*size);
+  if (kind == change_kind::removed && !tells_over_anew_ && root.stream.roots.size() > 1)
+    note_told_over(root, path);
   root.stream.push({kind, std::move(path), {}, size}, &root, nullptr, over_);
+}
+
+/// With what is told to be gone goes all that other roots told of in it, and of the name itself,
+/// though they may see something there.
+void change_finder::note_told_over(const watched_root& by, const std::filesystem::path& path) {
+  const auto& roots = by.stream.roots;
+  for (auto it = roots.lower_bound(path); it != roots.end() && is_in(it->first, path); ++it)
+    if (it->second.get() != &by) told_over_.insert(it->second.get());
+  for (std::filesystem::path above = path; above.has_relative_path();) {
+    above = above.parent_path();
+    const auto it = roots.find(above);
+    if (it != roots.end() && it->second.get() != &by)
+      names_told_over_.push_back({it->second.get(), path, by.options.recursive});
+  }
+}
+
+void change_finder::tell_over_anew() {
+  // All that is told to be gone by this is in what was, and was noted then.
+  tells_over_anew_ = true;
+  for (watched_root* root : std::exchange(told_over_, {})) {
+    if (!root->seen.exists) continue;
+    // By itself: what the other one told is dropped if that is removed before it is taken.
+    left(*root);
+    hint(*root, 0);
+  }
+  for (const auto& [root, path, is_told_below] : std::exchange(names_told_over_, {})) {
+    const std::filesystem::path name = path.lexically_relative(root->given);
+    watched_folder* folder = root->tree.get();
+    for (const auto& part : name.parent_path()) {
+      if (folder == nullptr) break;
+      const auto known = folder->entries.find(part.native());
+      folder = known != folder->entries.end() ? known->second.below.get() : nullptr;
+    }
+    if (folder == nullptr) continue;
+    const auto it = folder->entries.find(name.filename().native());
+    if (it == folder->entries.end() || !it->second.seen.exists) continue;
+    watched_entry& entry = it->second;
+    if (entry.seen.is_folder) {
+      if (root->options.recursive && !is_told_below && entry.below && begin_anew(*entry.below))
+        list(*entry.below);
+    } else {
+      entry.is_told = false;
+      hint_at_once(*folder, it->first);
+      folder->hints[it->first] |= notice::created;
+    }
+  }
+  tells_over_anew_ = false;
 }
 
 void change_finder::tell(watched_folder& folder, change_kind kind, const file_name& name,
@@ -578,6 +629,7 @@ void change_finder::lose_everything() noexcept {
   try {
     position_ = notices_.size();
     ending_ = {};
+    tells_over_anew_ = false;
     lose_notices();
   } catch (...) {
     // The next turn tries again: what is not told is still not known.
@@ -744,7 +796,9 @@ change_finder::outcome change_finder::work(bool may_wait) {
     if (!root.must_look && root.hinted.empty() && root.to_list.empty()) active_.erase(&root);
   }
   // Doubts that arose by looking too: no notice may follow that would be their turn.
-  if (!is_drained_ || !just_listed_.empty() || !doubted_.empty()) return outcome::more;
+  if (!is_drained_ || !just_listed_.empty() || !doubted_.empty() || !told_over_.empty() ||
+      !names_told_over_.empty())
+    return outcome::more;
   end_recoveries();
   return outcome::done;
 }
@@ -752,6 +806,7 @@ change_finder::outcome change_finder::work(bool may_wait) {
 /// Looks at the roots of which something may be told before what was noticed later. False: that
 /// would wait.
 bool change_finder::look_at_urgent(bool may_wait) {
+  tell_over_anew();
   if (!urgent_.empty() && !may_wait) return false;
   for (watched_root* root : std::exchange(urgent_, {})) {
     if (!root->must_look) continue;
@@ -1730,6 +1785,8 @@ void change_finder::drop(watched_root& root) {
   unsubscribe_own(root);
   unsubscribe_steps(root);
   erase_one(urgent_, &root);
+  told_over_.erase(&root);
+  std::erase_if(names_told_over_, [&](const auto& n) { return n.root == &root; });
   active_.erase(&root);
   polled_.erase(&root);
 }

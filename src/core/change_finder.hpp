@@ -256,6 +256,8 @@ class change_finder {
   void poll_due(watch_clock::time_point now);
   void fall_back(watched_root& root, const std::filesystem::path& path, std::error_code reason);
   void fall_back(watched_folder& folder, std::error_code reason);
+  void note_told_over(const watched_root& by, const std::filesystem::path& path);
+  void tell_over_anew();
   void end_recoveries();
 
   void tell(watched_root& root, change_kind kind, std::filesystem::path path,
@@ -279,6 +281,14 @@ class change_finder {
   std::vector<std::shared_ptr<watch_stream>> streams_;
   std::unordered_map<watching::watch_id, subscribers> ids_;
   std::vector<watched_root*> urgent_;
+  struct name_told_over {
+    watched_root* root;
+    std::filesystem::path path;
+    bool is_told_below;  // what is below it is told by who told of it
+  };
+  std::unordered_set<watched_root*> told_over_;  // another root told that what they are in went
+  std::vector<name_told_over> names_told_over_;  // and that of a name
+  bool tells_over_anew_ = false;
   std::unordered_set<watched_root*> active_;  // with something to do
   std::unordered_set<watched_root*> polled_;
   std::unordered_set<watched_folder*> just_listed_;

@@ -7,9 +7,9 @@
 #include <cstddef>
 #include <deque>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <mutex>
-#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -67,7 +67,8 @@ class watch_stream final : public std::enable_shared_from_this<watch_stream> {
   void has_removed(const std::filesystem::path& path) noexcept;
 
   // The state of that search: whoever owns the hub at the moment.
-  std::unordered_map<std::filesystem::path, std::unique_ptr<watched_root>, path_hash> roots;
+  std::map<std::filesystem::path, std::unique_ptr<watched_root>>
+      roots;  // what is in one: behind it
   bool is_recovering = false;
 
  private:

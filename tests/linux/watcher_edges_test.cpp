@@ -154,6 +154,41 @@ TEST_F(watcher_edges, follow_a_tree_in_another_one_to_its_new_name) {
   EXPECT_TRUE(is_rebuilt(model, all_, dir_.path()));
 }
 
+// The folder around it tells that the name went, when the tree has been told already.
+TEST_F(watcher_edges, tell_a_tree_anew_that_went_with_what_another_root_told) {
+  shell("mkdir -p a/x other/t; echo text > other/t/f");
+  changes_.add(dir_ / "a");
+  changes_.add(dir_ / "a/x", recursive());
+  for (const char* const folder : {"a", "a/x"})
+    ASSERT_NO_FATAL_FAILURE(wait_until_listed(all_, dir_ / folder));
+  take_notices(io_);
+  rebuilt_tree model;
+  model.files = rebuilt_tree::look_at(dir_ / "a");
+  all_.seen.clear();
+  if (!support::exchange(dir_ / "other/t", dir_ / "a/x"))
+    GTEST_SKIP() << "this file system exchanges nothing";
+  // Of that which took the name, and later of that which lost it.
+  ASSERT_TRUE(all_.wait_for(change_kind::removed, dir_ / "a/x"));
+  EXPECT_TRUE(is_rebuilt(model, all_, dir_ / "a"));
+}
+
+// A root follows the link, and finds nothing; the folder around it has the link itself.
+TEST_F(watcher_edges, tell_of_a_link_to_nowhere_that_is_a_root_by_itself) {
+  shell("mkdir a; echo text > a/x");
+  changes_.add(dir_ / "a");
+  changes_.add(dir_ / "a/x", watching::missing());
+  ASSERT_NO_FATAL_FAILURE(wait_until_listed(all_, dir_ / "a"));
+  take_notices(io_);
+  rebuilt_tree model;
+  all_.seen.clear();
+  shell("ln -s nowhere link; mv -T link a/x; echo text > a/mark");
+  EXPECT_TRUE(all_.wait_until([&] {
+    for (const change_event& event : std::exchange(all_.seen, {}))
+      model.apply(event);
+    return model.files.contains(dir_ / "a/mark") && model.files.contains(dir_ / "a/x");
+  }));
+}
+
 // What was told of it by another root is told anew.
 TEST_F(watcher_edges, tell_of_a_folder_that_takes_another_root_with_it) {
   shell("mkdir -p a/x/y b; echo text > a/x/y/gone; echo text > a/x/y/kept");
