@@ -1256,7 +1256,8 @@ void change_finder::end_move(const notice& n, const file_look& look) {
       came(*folder, n.name, look);
       continue;
     }
-    old_folder.hints.erase(old_name);
+    // The hint may be of what the other one was exchanged with, which came by an earlier notice.
+    if (old_folder.hints.erase(old_name) != 0) doubt(old_folder, old_name, notice::moved_to);
     if (moved.below && is_in(*folder, *moved.below)) {
       // It is not what was moved: looks have shown other folders than notices tell of by now.
       tell(old_folder, change_kind::removed, old_name, {});

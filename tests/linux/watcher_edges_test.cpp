@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
@@ -152,6 +153,26 @@ TEST_F(watcher_edges, follow_a_tree_in_another_one_to_its_new_name) {
   all_.seen.clear();
   shell("mv a/x a/w; mkdir a/x; echo other > a/x/g");
   EXPECT_TRUE(is_rebuilt(model, all_, dir_.path()));
+}
+
+// The notices say that what came to a name went from there again; what went is what had been there.
+TEST_F(watcher_edges, gather_what_is_exchanged_with_something_new) {
+  shell("mkdir -p b/x; echo text > b/x/z");
+  watch_options options = recursive();
+  options.coalesce = std::chrono::milliseconds(20);
+  changes_.add(dir_ / "b", options);
+  // Who does not gather has what is there looked at with every notice.
+  watcher other(io_);
+  other.add(dir_ / "b", recursive());
+  for (const char* const folder : {"b", "b/x"})
+    ASSERT_NO_FATAL_FAILURE(wait_until_listed(all_, dir_ / folder));
+  rebuilt_tree model;
+  model.files = rebuilt_tree::look_at(dir_ / "b");
+  all_.seen.clear();
+  shell("mkdir b/z");
+  if (!support::exchange(dir_ / "b/z", dir_ / "b/x/z"))
+    GTEST_SKIP() << "this file system exchanges nothing";
+  EXPECT_TRUE(is_rebuilt(model, all_, dir_ / "b"));
 }
 
 // The folder around it tells that the name went, when the tree has been told already.
