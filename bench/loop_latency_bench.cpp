@@ -606,7 +606,7 @@ void compare(const bench::medians& m, bench::table& t) {
       line("p50", "p50", {});
       line("p99", "p99", {});
       line("p99.9", "p99.9", p999_beside(m.counter(nothing, "p99.9")));
-      line("max", "worst", most);
+      line("max", "worst (median of the runs)", most);
       const double machine = m.counter(awaited, "machine");
       t.absolute(awaited + ", p99.9 (baseline: a real-time thread meanwhile)",
                  m.counter(awaited, "p99.9"), machine, p999_beside(machine));

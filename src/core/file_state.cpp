@@ -614,8 +614,9 @@ bool file_state::worth_storing(extent& e, std::uint64_t offset, std::uint64_t le
     const std::uint64_t begin = offset / window * window;
     const std::uint64_t end = (offset + length + window - 1) / window * window;
     const std::uint64_t pages = (end - begin) / page;
-    std::uint64_t dirty = 0;
-    const bool known = platform::count_dirty(file_->get(), begin, end - begin, dirty);
+    platform::dirty_count count;
+    const bool known = platform::count_dirty(file_->get(), begin, end - begin, count);
+    const std::uint64_t dirty = count.dirty + count.in_writeback;
     if (!known || (window_pages == 1 && dirty < pages)) {
       more = largest_folio;
       break;
@@ -1098,7 +1099,7 @@ extent* file_state::pin_for(operation& op) noexcept {
 // than the store, so an answer holds for a while.
 bool file_state::is_still_dirty(const extent& e, std::uint64_t offset,
                                 std::uint64_t length) noexcept {
-  const std::int64_t period = std::chrono::steady_clock::now().time_since_epoch() / dirty_period;
+  const std::int64_t period = platform::coarse_time() / dirty_period;
   if (known_dirty_period_.load(std::memory_order_relaxed) != period) {
     known_dirty_.forget();
     known_dirty_period_.store(period, std::memory_order_relaxed);
@@ -1110,12 +1111,12 @@ bool file_state::is_still_dirty(const extent& e, std::uint64_t offset,
   if (all) return true;
   const std::uint64_t begin = page_floor(offset);
   const std::uint64_t pages = (page_ceil(end) - begin) / page_size();
-  std::uint64_t dirty = 0;
+  platform::dirty_count count;
   if (medium_ == medium::volatile_memory ||
-      !platform::count_dirty(file_->get(), begin, page_ceil(end) - begin, dirty)) {
+      !platform::count_dirty(file_->get(), begin, page_ceil(end) - begin, count)) {
     bool resident = false;
     if (!is_in_memory(e.base() + offset, offset, length, resident) && !resident) return false;
-  } else if (dirty < pages) {
+  } else if (count.dirty < pages) {
     return false;
   }
   know_dirty(offset, length);
@@ -1127,17 +1128,19 @@ void file_state::know_dirty(std::uint64_t offset, std::uint64_t length) noexcept
     known_dirty_.add(at);
 }
 
-bool file_state::store_at_once(operation& op, bool& worth) noexcept {
+bool file_state::store_at_once(operation& op, update_path& path) noexcept {
   bool stored = false;
   const failure why = with_window(current_, closed_, op.offset, op.length, [&](extent& e) {
-    continue_run(e, op);
+    path.run = e.runs.note(op.offset, op.length);
     bool is_paid_for = e.stored.all(op.offset, op.offset + op.length);
     if (is_paid_for && !is_still_dirty(e, op.offset, op.length)) {
       e.stored.clear(page_floor(op.offset), page_ceil(op.offset + op.length));
+      e.runs.begin_anew(op.offset, op.length);
+      path.run = 0;
       is_paid_for = false;
     }
     if (!is_paid_for) {
-      worth =
+      path.worth =
           e.dirty.all(op.offset, op.offset + op.length) && worth_storing(e, op.offset, op.length);
       return no_failure;
     }
@@ -1187,17 +1190,20 @@ bool file_state::start_update(operation& op) noexcept {
     return true;
   }
   const bool is_private = options_.mode == access::copy_on_write;
-  bool worth = false;
+  update_path path;
   if (!is_private && options_.writes != write_path::file && op.length <= most_at_once &&
-      store_at_once(op, worth))
+      store_at_once(op, path))
     return end_update(op);
 
   extent* const e = pin_for(op);
   if (e == nullptr || !use_file(op)) return true;
-  const bool may_store = !is_private && options_.writes != write_path::file;
-  if (const std::uint64_t end = may_store ? ready_end(*e, op) : 0; end != 0) {
+  if (const std::uint64_t end = ready_end(*e, op, path.run); end != 0) {
     make_ready_ahead(op, end);
-  } else if (worth && options_.writes != write_path::mapped) {
+    if (!submit(op)) return false;
+    e->is_making_ready.store(false, std::memory_order_relaxed);
+    return true;
+  }
+  if (path.worth && options_.writes != write_path::mapped) {
     make_ready(op, op.offset + op.length);
     op.is_refused = is_refused;
   } else {
@@ -1214,37 +1220,37 @@ void file_state::go_off_loop(operation& op) noexcept {
   if (!fetch_for_writing(op)) write_awaited(op);
 }
 
-void file_state::continue_run(extent& e, const operation& op) noexcept {
-  if (e.run_end.load(std::memory_order_relaxed) != op.offset)
-    e.run_begin.store(op.offset, std::memory_order_relaxed);
-  e.run_end.store(op.offset + op.length, std::memory_order_relaxed);
-}
-
 // Returns up to where to make pages ready for the updates that are to be expected behind this one,
-// or 0: as many bytes as the run has written since the last sync, so that the next one writes at
-// most twice what was updated.
-std::uint64_t file_state::ready_end(extent& e, const operation& op) noexcept {
+// or 0: for as many bytes as the run has written and the disk does not have, so that the next sync
+// writes at most twice what was updated.
+std::uint64_t file_state::ready_end(extent& e, const operation& op, std::uint64_t run) noexcept {
   const std::uint64_t page = page_size();
-  const std::uint64_t run = op.offset - e.run_begin.load(std::memory_order_relaxed);
   const std::uint64_t end = op.offset + op.length;
-  if (run < page || e.run_end.load(std::memory_order_relaxed) != end ||
-      e.run_is_ahead.load(std::memory_order_relaxed) ||
+  std::uint64_t ahead = std::min(run, most_ahead);
+  std::uint64_t most_end = page_ceil(e.limit.load(std::memory_order_relaxed));
+  // A page that is dirty is written as a whole: over what somebody wrote on another machine.
+  if (run < page || (medium_ != medium::local && medium_ != medium::volatile_memory) ||
+      e.is_making_ready.load(std::memory_order_relaxed) ||
       !can_make_ready_.load(std::memory_order_relaxed))
     return 0;
-  // A page that is dirty is written as a whole: over what somebody wrote on another machine.
-  if (medium_ != medium::local && medium_ != medium::volatile_memory) return 0;
   if (medium_ == medium::local && options_.writes != write_path::mapped) {
-    // Where folios are large the pages behind the last one tell of it.
+    // Where folios are large the pages behind tell of it: not beyond where one may begin.
     const std::uint64_t window = largest_folio * page;
     const std::uint64_t begin = (op.offset - 1) / window * window;
-    std::uint64_t dirty = 0;
-    std::uint64_t more = largest_folio;
-    if (platform::count_dirty(file_->get(), begin, window, dirty))
-      more = dirty - std::min(dirty, e.dirty.count(begin, begin + window));
-    if (more > run / page) return 0;
+    most_end = std::min(most_end, begin + window);
+    platform::dirty_count count;
+    if (platform::count_dirty(file_->get(), begin, window, count)) {
+      const std::uint64_t ours = e.dirty.count(begin, begin + window);
+      const std::uint64_t more = count.dirty - std::min(count.dirty, ours);
+      if (more > run / page) return 0;
+      // The kernel may have written the rest by itself.
+      ahead = std::min(ahead, count.dirty * page);
+    } else if (largest_folio > run / page) {
+      return 0;
+    }
   }
-  return std::min(page_ceil(end + std::min(run, most_ahead)),
-                  page_ceil(e.limit.load(std::memory_order_relaxed)));
+  const std::uint64_t ready = std::min(page_ceil(end + ahead), most_end);
+  return ahead >= page && ready > page_ceil(end) ? ready : 0;
 }
 
 // Brings the pages of an update in, writable, and those behind them up to `end`; then stores.
@@ -1272,13 +1278,16 @@ void file_state::make_ready(operation& op, std::uint64_t end) noexcept {
 
 // The same for an update that others are expected behind.
 void file_state::make_ready_ahead(operation& op, std::uint64_t end) noexcept {
+  extent& e = *op.range.owner();
   make_ready(op, end);
-  op.range.owner()->run_is_ahead.store(true, std::memory_order_relaxed);
+  op.syncs_seen = e.runs.syncs();
+  e.is_making_ready.store(true, std::memory_order_relaxed);
   op.done = [](operation* self) noexcept {
     file_state& file = *self->file;
-    extent& e = *self->range.owner();
-    e.run_is_ahead.store(false, std::memory_order_relaxed);
-    if (self->error && !self->dropped) {
+    extent& ext = *self->range.owner();
+    ext.is_making_ready.store(false, std::memory_order_relaxed);
+    if (is_given_up(*self)) return finish(*self, asio::error::operation_aborted);
+    if (self->error) {
       // Linux before 5.14, and Windows, make nothing ready that is not stored into.
       if (self->error == std::errc::invalid_argument)
         file.can_make_ready_.store(false, std::memory_order_relaxed);
@@ -1288,15 +1297,15 @@ void file_state::make_ready_ahead(operation& op, std::uint64_t end) noexcept {
       self->runner->submit(*self);
       return;
     }
-    if (!self->dropped) {
-      store_all(self);
-      // Else a sync has begun, and makes the pages clean.
-      if (!self->error && e.run_begin.load(std::memory_order_relaxed) < self->offset) {
-        e.stored.mark(self->at, self->at + self->count);
-        file.know_dirty(self->at, self->count);
-      }
+    store_all(self);
+    if (!self->error && ext.runs.syncs() == self->syncs_seen) {
+      ext.stored.mark(self->at, self->at + self->count);
+      file.know_dirty(self->at, self->count);
+      // One that has begun since makes the pages clean, and may have cleared the marks before.
+      std::atomic_thread_fence(std::memory_order_seq_cst);
+      if (ext.runs.syncs() != self->syncs_seen) ext.stored.clear(self->at, self->at + self->count);
     }
-    if (self->dropped || file.end_update(*self)) finish(*self);
+    if (file.end_update(*self)) finish(*self);
   };
 }
 
@@ -1348,7 +1357,8 @@ void file_state::write_awaited(operation& op) noexcept {
   op.done = [](operation* self) noexcept {
     file_state& file = *self->file;
     if (self->error == std::errc::file_too_large && self->transferred == 0 &&
-        file.options_.writes != write_path::file) {
+        file.options_.writes != write_path::file &&
+        !self->cancel_requested.load(std::memory_order_relaxed)) {
       // The limit for the size of files is below that of this one. It is none for stores.
       self->error = {};
       file.store_awaited(*self);

@@ -179,9 +179,12 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   bool use_file(operation& op) noexcept;
   extent* pin_for(operation& op) noexcept;
   static void store_all(operation* op) noexcept;
-  bool store_at_once(operation& op, bool& worth) noexcept;
-  static void continue_run(extent& e, const operation& op) noexcept;
-  std::uint64_t ready_end(extent& e, const operation& op) noexcept;
+  struct update_path {
+    bool worth = false;     // a store
+    std::uint64_t run = 0;  // that it goes on with
+  };
+  bool store_at_once(operation& op, update_path& path) noexcept;
+  std::uint64_t ready_end(extent& e, const operation& op, std::uint64_t run) noexcept;
   void make_ready(operation& op, std::uint64_t end) noexcept;
   void make_ready_ahead(operation& op, std::uint64_t end) noexcept;
   void go_off_loop(operation& op) noexcept;

@@ -239,7 +239,7 @@ std::error_code current_size(native_handle_type file, std::uint64_t& size) noexc
 }
 
 bool count_dirty(native_handle_type file, std::uint64_t offset, std::uint64_t length,
-                 std::uint64_t& pages) noexcept {
+                 dirty_count& pages) noexcept {
   // Linux 6.5; not in the headers of Debian 12.
   constexpr long cachestat = 451;
   struct {
@@ -249,7 +249,7 @@ bool count_dirty(native_handle_type file, std::uint64_t offset, std::uint64_t le
     std::uint64_t cached, dirty, in_writeback, evicted, recently_evicted;
   } found{};
   if (::syscall(cachestat, file, &range, &found, 0) != 0) return false;
-  pages = found.dirty + found.in_writeback;
+  pages = {found.dirty, found.in_writeback};
   return true;
 }
 

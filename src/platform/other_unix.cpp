@@ -85,7 +85,7 @@ bool posix::hides_residency(int, std::uint64_t) noexcept {
   return false;
 }
 
-bool count_dirty(native_handle_type, std::uint64_t, std::uint64_t, std::uint64_t&) noexcept {
+bool count_dirty(native_handle_type, std::uint64_t, std::uint64_t, dirty_count&) noexcept {
   return false;
 }
 

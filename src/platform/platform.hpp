@@ -6,6 +6,7 @@
 
 #include <mapio/detail/operation.hpp>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <system_error>
@@ -128,10 +129,17 @@ std::error_code resident(const std::byte* address, std::uint64_t length, bool& a
 /// reading of what is missing, and says no where it cannot tell.
 bool is_cached(native_handle_type file, std::uint64_t offset, std::uint64_t length) noexcept;
 
-/// Counts the pages of the range whose part of the page cache is dirty, in units that the kernel
-/// tracks (whole folios); false where it does not tell.
+/// A clock that only goes on, some milliseconds at a time, and costs next to nothing.
+std::chrono::milliseconds coarse_time() noexcept;
+
+struct dirty_count {
+  std::uint64_t dirty = 0;
+  std::uint64_t in_writeback = 0;  // may be dirty again, and count twice
+};
+/// Counts the pages of the range whose part of the page cache is not on the disk, in units that the
+/// kernel tracks (whole folios); false where it does not tell.
 bool count_dirty(native_handle_type file, std::uint64_t offset, std::uint64_t length,
-                 std::uint64_t& pages) noexcept;
+                 dirty_count& pages) noexcept;
 
 /// Bytes that one call::fetch may be of.
 inline constexpr std::size_t most_fetched = std::size_t{64} << 10;

@@ -22,6 +22,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 #if defined(__linux__) && !defined(MAPIO_POSIX_ONLY)
 #define MAPIO_ON_LINUX 1
@@ -670,6 +671,17 @@ std::error_code map_more(native_handle_type, std::byte*, std::uint64_t, std::uin
 void unmap(std::byte* base, std::uint64_t capacity) noexcept {
   ::munmap(base, static_cast<std::size_t>(capacity));
   reserved.fetch_sub(capacity, std::memory_order_relaxed);
+}
+
+std::chrono::milliseconds coarse_time() noexcept {
+#if defined(CLOCK_MONOTONIC_COARSE)
+  constexpr clockid_t ticks = CLOCK_MONOTONIC_COARSE;
+#else
+  constexpr clockid_t ticks = CLOCK_MONOTONIC;
+#endif
+  timespec now{};
+  ::clock_gettime(ticks, &now);
+  return std::chrono::seconds(now.tv_sec) + std::chrono::milliseconds(now.tv_nsec / 1000000);
 }
 
 std::uint64_t largest_reservation() noexcept {

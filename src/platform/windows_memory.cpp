@@ -486,7 +486,11 @@ bool is_cached(native_handle_type, std::uint64_t, std::uint64_t) noexcept {
   return false;
 }
 
-bool count_dirty(native_handle_type, std::uint64_t, std::uint64_t, std::uint64_t&) noexcept {
+std::chrono::milliseconds coarse_time() noexcept {
+  return std::chrono::milliseconds(::GetTickCount64());
+}
+
+bool count_dirty(native_handle_type, std::uint64_t, std::uint64_t, dirty_count&) noexcept {
   return false;
 }
 

@@ -6,9 +6,14 @@
 #include "linux/linux_support.hpp"
 #include "mapped_file_fixture.hpp"
 
+#include <mapio/backend.hpp>
+
 #include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
+#include <asio/bind_cancellation_slot.hpp>
 #include <asio/buffer.hpp>
+#include <asio/cancellation_signal.hpp>
+#include <asio/cancellation_type.hpp>
 #include <asio/experimental/awaitable_operators.hpp>
 #include <asio/io_context.hpp>
 #include <asio/this_coro.hpp>
@@ -205,6 +210,86 @@ TEST_F(mapped_file_update, that_follow_one_another_make_at_most_as_many_pages_di
       co_await file.flush();
     }
   });
+}
+
+TEST_F(mapped_file_update, that_follow_one_another_may_have_others_between_them) {
+  constexpr std::uint64_t size = mebibyte;
+  const std::string bytes = pattern(100);
+  mapped_file file = created(3 * size);
+  if (!is_on_this_machine(file)) GTEST_SKIP() << "pages are written as a whole";
+  run([&]() -> work {
+    for (std::uint64_t at = 0; at + 104 <= size; at += 104) {
+      co_await file.update_region(size + at, asio::buffer(bytes));  // padded
+      co_await file.update_region(2 * size + at, asio::buffer(bytes));
+      co_await file.update_region(0, asio::buffer(&at, sizeof at));
+    }
+  });
+  if (file.stats().medium == mapio::medium::local && !support::tells_dirty_pages(path_))
+    GTEST_SKIP() << "nothing tells what a store costs";
+  EXPECT_LT(off_the_loop(file), 2 * size >> 16);
+}
+
+TEST_F(mapped_file_update, that_follow_one_another_begin_anew_where_the_kernel_has_written) {
+  mapped_file file = created(mebibyte);
+  const std::string bytes = pattern(page());
+  const support::unique_fd other = support::open_fd(path_, O_RDWR);
+  run([&]() -> work {
+    std::error_code ec;
+    std::uint64_t at = co_await append(file, bytes, 64 * page(), ec);
+    if (!support::tells_dirty_pages(path_)) co_return;
+    for (int i = 0; i < 6; ++i) {
+      EXPECT_EQ(::fsync(other.get()), 0);
+      // What the kernel has told of a page counts for a while.
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      const auto before = file.stats();
+      at += co_await file.update_region(at, asio::buffer(bytes));
+      EXPECT_EQ(file.stats().file_writes, before.file_writes + 1) << i;
+    }
+  });
+}
+
+TEST_F(mapped_file_update,
+       that_follow_one_another_make_nothing_ready_where_a_large_folio_may_begin) {
+  const std::uint64_t border = 512 * page();
+  mapped_file file = created(2 * border);
+  const std::string bytes = pattern(page() / 2);
+  run([&]() -> work {
+    for (std::uint64_t at = border - 64 * page(); at < border; at += bytes.size())
+      co_await file.update_region(at, asio::buffer(bytes));
+    if (file.stats().medium != mapio::medium::local || !support::tells_dirty_pages(path_))
+      co_return;
+    const auto before = file.stats().file_writes;
+    co_await file.update_region(border, asio::buffer(bytes));
+    EXPECT_EQ(file.stats().file_writes, before + 1);
+  });
+}
+
+TEST_F(mapped_file_update, that_follow_one_another_vanish_when_they_are_cancelled_in_the_queue) {
+  constexpr std::uint64_t size = mebibyte;
+  const std::string bytes = pattern(page());
+  mapped_file file = created(size);
+  if (mapio::backend_of(io_).kind != mapio::backend_kind::io_uring)
+    GTEST_SKIP() << "a thread of the pool may have begun already";
+  int cancelled = 0;
+  for (std::uint64_t at = 0; at + bytes.size() <= size; at += bytes.size()) {
+    const auto before = file.stats().stores;
+    outcome o;
+    asio::cancellation_signal signal;
+    file.update_region(at, asio::buffer(bytes),
+                       asio::bind_cancellation_slot(signal.slot(), o.handler()));
+    if (file.stats().stores != before) {
+      finish(o);
+      continue;
+    }
+    signal.emit(asio::cancellation_type::terminal);
+    finish(o);
+    ++cancelled;
+    EXPECT_EQ(o.error, support::aborted) << at;
+    EXPECT_EQ(o.bytes, 0U);
+    EXPECT_EQ(file.map().view(at, 1).text(), std::string(1, '\0')) << at;
+    run([&]() -> work { co_await file.update_region(at, asio::buffer(bytes)); });
+  }
+  EXPECT_GT(cancelled, 1);
 }
 
 TEST_F(mapped_file_update, that_follow_one_another_on_a_full_disk_say_that_it_is_full) {

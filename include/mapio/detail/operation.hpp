@@ -129,6 +129,7 @@ struct operation {
   std::error_code error;
   std::uint64_t transferred = 0;
   std::uint32_t failures_seen = 0;  // syncs of the file that had failed when it began to write
+  std::uint32_t syncs_seen = 0;     // those that had begun when it began to make pages ready
 
   std::shared_ptr<file_state> file;
   std::shared_ptr<engine>
