@@ -1,6 +1,7 @@
 #include <mapio/mapping.hpp>
 
 #include "mapping_fixture.hpp"
+#include "starting_line.hpp"
 #include "support.hpp"
 
 #include <asio/buffer.hpp>
@@ -9,7 +10,6 @@
 
 #include <array>
 #include <atomic>
-#include <barrier>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -341,7 +341,7 @@ TEST_F(mapping_create, or_open_creates_or_keeps) {
 
 TEST_F(mapping_create, new_is_won_by_exactly_one_thread) {
   constexpr int threads = 8;
-  std::barrier start(threads);
+  support::starting_line start(threads);
   std::atomic<int> won = 0;
   std::atomic<int> lost = 0;
   std::vector<std::thread> running;
@@ -362,7 +362,7 @@ TEST_F(mapping_create, or_open_by_many_threads_loses_nobodys_bytes) {
   constexpr std::size_t threads = 8;
   for (int round = 0; round < 10; ++round) {
     const auto path = dir_ / ("shared" + std::to_string(round));
-    std::barrier start(threads);
+    support::starting_line start(threads);
     std::vector<std::thread> running;
     for (std::size_t t = 0; t < threads; ++t)
       running.emplace_back([&, t] {
@@ -379,7 +379,7 @@ TEST_F(mapping_create, or_open_never_shows_a_file_that_has_not_got_its_size_yet)
   constexpr std::size_t threads = 4;
   for (int round = 0; round < 50; ++round) {
     const auto path = dir_ / ("shared" + std::to_string(round));
-    std::barrier start(threads);
+    support::starting_line start(threads);
     std::vector<std::thread> running;
     for (std::size_t t = 0; t < threads; ++t)
       running.emplace_back([&] {
@@ -832,7 +832,7 @@ TEST_F(mapping_io, updates_of_disjoint_ranges_by_many_threads_are_all_there) {
       24;  // does not divide a page: neighbours of different threads share cache lines
   const std::size_t count = 32 * page() / (threads * piece);
   mapping m = mapping::create(path_, threads * piece * count);
-  std::barrier start(threads);
+  support::starting_line start(threads);
   std::vector<std::thread> running;
   for (std::size_t t = 0; t < threads; ++t)
     running.emplace_back([&, t] {

@@ -1,6 +1,7 @@
 #include <mapio/region.hpp>
 
 #include "socket_pair.hpp"
+#include "starting_line.hpp"
 #include "support.hpp"
 
 #include <mapio/mapping.hpp>
@@ -15,7 +16,6 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <barrier>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -378,7 +378,7 @@ TEST_F(region_test, is_copied_and_dropped_by_many_threads_while_the_file_is_clos
   for (int round = 0; round < 20; ++round) {
     mapping m(path_, support::read_only());
     region shared = m.view(4 * page(), 64);
-    std::barrier start(4);
+    support::starting_line start(4);
     std::atomic<int> wrong = 0;
     std::vector<std::thread> threads;
     for (int t = 0; t < 3; ++t)

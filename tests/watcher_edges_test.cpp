@@ -25,12 +25,14 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <random>
 #include <sstream>
@@ -656,36 +658,44 @@ TEST_F(watched_files, are_rebuilt_where_one_event_may_wait_though_one_is_added_a
 /// so all the time would leave the others none on a busy machine.
 class busy_folder {
  public:
-  explicit busy_folder(fs::path folder)
-      : folder_(std::move(folder)), writer_([this] {
-          for (unsigned i = 0;; ++i) {
-            wanted_.wait(i);
-            if (is_over_) return;
-            change(i);
-            done_ = i + 1;
-            done_.notify_all();
-          }
-        }) {}
+  explicit busy_folder(fs::path folder) : folder_(std::move(folder)), writer_([this] { work(); }) {}
   busy_folder(const busy_folder&) = delete;
   busy_folder& operator=(const busy_folder&) = delete;
   ~busy_folder() {
     wait();
-    is_over_ = true;
-    ++wanted_;
-    wanted_.notify_all();
+    {
+      const std::lock_guard lock(mutex_);
+      is_over_ = true;
+    }
+    is_other_.notify_all();
     writer_.join();
   }
   void begin(unsigned changes) {
-    wanted_ += changes;
-    wanted_.notify_all();
+    {
+      const std::lock_guard lock(mutex_);
+      wanted_ += changes;
+    }
+    is_other_.notify_all();
   }
-  void wait() const {
-    const unsigned all = wanted_;
-    for (unsigned done = done_; done != all; done = done_)
-      done_.wait(done);
+  void wait() {
+    std::unique_lock lock(mutex_);
+    is_other_.wait(lock, [this] { return done_ == wanted_; });
   }
 
  private:
+  void work() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      is_other_.wait(lock, [this] { return is_over_ || done_ != wanted_; });
+      if (is_over_) return;
+      const unsigned i = done_;
+      lock.unlock();
+      change(i);
+      lock.lock();
+      ++done_;
+      is_other_.notify_all();
+    }
+  }
   void change(unsigned i) const {
     const fs::path some = folder_ / std::to_string(i % 5);
     std::error_code ignored;
@@ -700,9 +710,12 @@ class busy_folder {
   }
 
   const fs::path folder_;
-  std::atomic<bool> is_over_{false};
-  std::atomic<unsigned> wanted_{0};
-  std::atomic<unsigned> done_{0};
+  // Not atomics that are waited for: see starting_line.hpp.
+  std::mutex mutex_;
+  std::condition_variable is_other_;
+  bool is_over_ = false;
+  unsigned wanted_ = 0;
+  unsigned done_ = 0;
   std::thread writer_;
 };
 
