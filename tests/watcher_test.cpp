@@ -301,8 +301,8 @@ TEST_F(watcher_test, tells_two_watchers_of_the_same_folder) {
 }
 
 TEST_F(watcher_test, misses_nothing_that_is_created_while_the_tree_is_being_added) {
-  constexpr int folders = 100;
-  constexpr int files = support::is_emulated ? 10 : 100;
+  constexpr int folders = support::is_emulated ? 20 : 100;
+  constexpr int files = support::is_emulated ? 20 : 100;
   // Some of it is there before; of that, nothing has to be told.
   shell("mkdir -p top/old/deep; echo text > top/old/f; echo text > top/old/deep/f");
   std::future<void> creator = std::async(std::launch::async, [&] {
@@ -574,13 +574,14 @@ TEST_F(watcher_gap, before_a_tree_was_listed_hides_what_was_in_no_folder_of_it) 
 }
 
 TEST_F(watcher_gap, of_more_names_than_are_kept_hides_nothing_that_went) {
+  constexpr int too_many = support::is_emulated ? 4200 : 5000;
   shell("mkdir top; echo text > top/kept");
-  for (int i = 0; i < 5000; ++i)
+  for (int i = 0; i < too_many; ++i)
     write_file(dir_ / "top" / std::to_string(i), "");
   ASSERT_NO_FATAL_FAILURE(leave_no_room());
   watcher_->add(dir_ / "top");
   tree_.files = rebuilt_tree::look_at(dir_.path());
-  for (int i = 0; i < 5000; ++i)
+  for (int i = 0; i < too_many; ++i)
     fs::remove(dir_ / "top" / std::to_string(i));
   ASSERT_NO_FATAL_FAILURE(take_notices());
   expect_rebuilt(dir_.path());
@@ -794,8 +795,9 @@ class watched_tree : public watcher_gap {
   /// one with which it exchanges files and folders, if both are watched.
   void rebuild(std::size_t capacity, std::chrono::milliseconds coalesce,
                bool watches_both = false) {
-    constexpr unsigned rounds =
-        support::under_asan || support::under_tsan ? 8 : support::as_often_as(30);
+    constexpr unsigned rounds = support::under_asan || support::under_tsan ? 8
+                                : support::is_emulated                     ? 1
+                                                                           : 30;
     for (unsigned round = 1; round <= rounds && !HasFailure(); ++round) {
       SCOPED_TRACE(round);
       const support::temp_dir dir;
@@ -866,7 +868,7 @@ TEST_F(watched_tree, is_rebuilt_with_another_one_after_many_gaps) {
 }
 
 TEST_F(watcher_storm, leaves_nothing_untold) {
-  storm(storm_size(support::as_often_as(60'000)));
+  storm(storm_size(support::is_emulated ? 1'000 : support::as_often_as(60'000)));
 }
 
 // --- next() and its end
@@ -948,7 +950,8 @@ TEST_F(watcher_test, may_go_before_and_after_its_context_while_events_flow) {
       fs::remove_all(dir_ / std::to_string((i + 5) % 10), ignored);
     }
   });
-  for (int i = 0; i < 30; ++i) {
+  constexpr int rounds = support::is_emulated ? 12 : 30;
+  for (int i = 0; i < rounds; ++i) {
     auto io = std::make_unique<asio::io_context>();
     auto changes = std::make_unique<watcher>(*io, 16);
     auto second = std::make_unique<watcher>(*io, 16);
