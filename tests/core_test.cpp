@@ -206,8 +206,9 @@ TEST(Extent, TheLastPinUnmapsAfterTheFileIsGone) {
 }
 
 TEST(Extent, PinsTakenAndDroppedByThreadsWhileTheFileGoes) {
+  constexpr int rounds = support::is_emulated ? 20 : 200;
   const support::temp_dir dir;
-  for (int round = 0; round < 200; ++round) {
+  for (int round = 0; round < rounds; ++round) {
     auto state = open_state(dir / "f", page());
     mapping m = mapping_of(state);
     state.reset();
@@ -238,7 +239,7 @@ TEST(Extent, PinsTakenAndDroppedByThreadsWhileTheFileGoes) {
 // Both sides of the bet that a pin is taken with a plain store: either the one who pins sees that
 // the range is cut, or the one who cuts sees the pin.
 TEST(Extent, APinAndACutDoNotMissEachOther) {
-  constexpr int rounds = 20000;
+  constexpr int rounds = support::is_emulated ? 5'000 : 20'000;
   const support::temp_dir dir;
   const auto state = open_state(dir / "f", 2 * page());
   extent& e = *state->mapped();
@@ -983,7 +984,9 @@ TEST_F(flush_lanes, APinnedPageIsSyncedEveryTime) {
 
 TEST_F(flush_lanes, TheDropOfARegionLeavesItsMark) {
   mapping m = mapping_of(state_);
-  { const mutable_region r = m.mutable_view(0, 1); }
+  {
+    const mutable_region r = m.mutable_view(0, 1);
+  }
   waiter w(engine_);
   EXPECT_FALSE(join(w, 0, 1));
   engine_.finish_next();
@@ -1165,7 +1168,9 @@ TEST_F(flush_lanes, ALateMarkOfBeforeAFailureIsNoRewrite) {
 TEST_F(flush_lanes, ARegionOfAfterAFailureIsARewriteOnceItIsGone) {
   mapping m = mapping_of(state_);
   lose(3 * page());
-  { const mutable_region again = m.mutable_view(3 * page(), 1); }
+  {
+    const mutable_region again = m.mutable_view(3 * page(), 1);
+  }
   waiter rewritten(engine_);
   ASSERT_FALSE(join(rewritten, 3 * page(), 1));
   engine_.finish_next();
@@ -1179,9 +1184,13 @@ TEST_F(flush_lanes, ACopyOfARegionOfBeforeAFailureIsNoRewriteEither) {
   waiter first(engine_);
   EXPECT_FALSE(join(first, 0, 1));
   engine_.finish_next(make_error_code(std::errc::io_error));
-  { const mutable_region copy = region; }
+  {
+    const mutable_region copy = region;
+  }
   state_->clear_flush_error();
-  { const mutable_region copy = region; }
+  {
+    const mutable_region copy = region;
+  }
   waiter again(engine_);
   if (!join(again, 3 * page(), 1)) engine_.finish_next();
   EXPECT_EQ(again.error, errc::flush_failed);
@@ -1578,7 +1587,8 @@ TEST(EngineHelp, DeliversToTheLoop) {
 TEST(EngineHelp, AnyThreadAtAnyTimeWhileTheContextGoesAway) {
   const support::temp_dir dir;
   const mapping m = mapping::create(dir / "f", 16 * page());
-  for (int round = 0; round < 50; ++round) {
+  constexpr int rounds = support::is_emulated ? 12 : 50;
+  for (int round = 0; round < rounds; ++round) {
     auto io = std::make_unique<asio::io_context>();
     const auto home = engine_of(*io);
     std::atomic<bool> over = false;
