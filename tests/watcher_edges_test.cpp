@@ -296,16 +296,6 @@ TEST_F(watcher_edges, tell_nothing_of_what_is_still_missing_when_a_folder_comes_
 // --- what is added again
 // ------------------------------------------------------------------------------------------------
 
-/// Has a watcher find out what was done, though nobody asks it.
-void take_notices(asio::io_context& io) {
-  const support::temp_dir dir;
-  watcher other(io);
-  listener all(io, other);
-  other.add(dir / "mark", missing());
-  write_file(dir / "mark", "");
-  EXPECT_TRUE(all.wait_for(change_kind::created, dir / "mark"));
-}
-
 // Who adds it again has seen the folder under its new name, and another one under the old.
 TEST_F(watcher_behind, tells_of_folders_that_were_renamed_before_a_tree_was_added_again) {
   for (const bool is_queued : {false, true}) {

@@ -171,6 +171,16 @@ class listener {
   bool is_stopping_ = false;
 };
 
+/// Has a watcher find out what was done, though nobody asks it.
+inline void take_notices(asio::io_context& io) {
+  const support::temp_dir dir;
+  watcher other(io);
+  listener all(io, other);
+  other.add(dir / "mark", missing());
+  write_file(dir / "mark", "");
+  EXPECT_TRUE(all.wait_for(change_kind::created, dir / "mark"));
+}
+
 /// Tells whether a tree that does not change any more comes to what is there.
 inline bool is_rebuilt(rebuilt_tree& told, listener& all, const fs::path& root) {
   const auto now = rebuilt_tree::look_at(root);
