@@ -160,31 +160,51 @@ std::uint64_t off_the_loop(const mapped_file& file) {
   return file.stats().worker_stores + file.stats().file_writes;
 }
 
-bool is_on_this_machine(const mapped_file& file) {
+/// Tells whether `once(file)` updates `length` bytes of a file that is opened for it, and leaves
+/// the loop less than once in 64 KiB. Where somebody has all files written meanwhile it begins
+/// anew.
+template <class Open, class Once>
+bool stays_on_the_loop(std::uint64_t length, Open open, Once once) {
+  constexpr int attempts = 5;
+  for (int i = 0; i < attempts; ++i) {
+    mapped_file file = open();
+    once(file);
+    if (off_the_loop(file) < length >> 16) return true;
+  }
+  return false;
+}
+
+bool tells_what_stores_cost(const mapped_file& file, const fs::path& path) {
   const mapio::medium medium = file.stats().medium;
-  return medium == mapio::medium::local || medium == mapio::medium::volatile_memory;
+  return medium == mapio::medium::volatile_memory ||
+         (medium == mapio::medium::local && support::tells_dirty_pages(path));
 }
 
 TEST_F(mapped_file_update, that_follow_one_another_go_off_the_loop_once_per_64_kib_at_most) {
   constexpr std::uint64_t size = mebibyte;
+  {
+    mapped_file file = created(page());
+    run([&]() -> work { co_await file.update_region(0, asio::buffer("x", 1)); });
+    if (!tells_what_stores_cost(file, path_)) GTEST_SKIP() << "nothing tells what a store costs";
+  }
   for (const mapio::write_path writes : {mapio::write_path::automatic, mapio::write_path::mapped})
     for (const std::size_t length : {100U, 4096U, 5000U})
       for (const bool is_new : {true, false}) {
         SCOPED_TRACE(std::to_string(length) + (is_new ? " new" : " old"));
-        if (!is_new) write_in_pages(path_, size);
-        open_options options = is_new ? creating(size) : read_write();
-        options.writes = writes;
-        mapped_file file = opened(options);
-        if (!is_on_this_machine(file)) GTEST_SKIP() << "pages are written as a whole";
         const std::string bytes = pattern(length);
-        run([&]() -> work {
-          std::error_code ec;
-          EXPECT_EQ(co_await append(file, bytes, size, ec), size);
-          EXPECT_FALSE(ec) << ec.message();
-        });
-        if (file.stats().medium == mapio::medium::local && !support::tells_dirty_pages(path_))
-          GTEST_SKIP() << "nothing tells what a store costs";
-        EXPECT_LT(off_the_loop(file), size >> 16);
+        const auto open = [&] {
+          if (!is_new) write_in_pages(path_, size);
+          open_options options = is_new ? creating(size) : read_write();
+          options.writes = writes;
+          return opened(options);
+        };
+        EXPECT_TRUE(stays_on_the_loop(size, open, [&](mapped_file& file) {
+          run([&]() -> work {
+            std::error_code ec;
+            EXPECT_EQ(co_await append(file, bytes, size, ec), size);
+            EXPECT_FALSE(ec) << ec.message();
+          });
+        }));
         std::string expected;
         while (expected.size() < size)
           expected += bytes;
@@ -215,18 +235,22 @@ TEST_F(mapped_file_update, that_follow_one_another_make_at_most_as_many_pages_di
 TEST_F(mapped_file_update, that_follow_one_another_may_have_others_between_them) {
   constexpr std::uint64_t size = mebibyte;
   const std::string bytes = pattern(100);
-  mapped_file file = created(3 * size);
-  if (!is_on_this_machine(file)) GTEST_SKIP() << "pages are written as a whole";
-  run([&]() -> work {
-    for (std::uint64_t at = 0; at + 104 <= size; at += 104) {
-      co_await file.update_region(size + at, asio::buffer(bytes));  // padded
-      co_await file.update_region(2 * size + at, asio::buffer(bytes));
-      co_await file.update_region(0, asio::buffer(&at, sizeof at));
-    }
-  });
-  if (file.stats().medium == mapio::medium::local && !support::tells_dirty_pages(path_))
-    GTEST_SKIP() << "nothing tells what a store costs";
-  EXPECT_LT(off_the_loop(file), 2 * size >> 16);
+  {
+    mapped_file file = created(page());
+    run([&]() -> work { co_await file.update_region(0, asio::buffer("x", 1)); });
+    if (!tells_what_stores_cost(file, path_)) GTEST_SKIP() << "nothing tells what a store costs";
+  }
+  EXPECT_TRUE(stays_on_the_loop(
+      2 * size, [&] { return created(3 * size); },
+      [&](mapped_file& file) {
+        run([&]() -> work {
+          for (std::uint64_t at = 0; at + 104 <= size; at += 104) {
+            co_await file.update_region(size + at, asio::buffer(bytes));  // padded
+            co_await file.update_region(2 * size + at, asio::buffer(bytes));
+            co_await file.update_region(0, asio::buffer(&at, sizeof at));
+          }
+        });
+      }));
 }
 
 TEST_F(mapped_file_update, that_follow_one_another_begin_anew_where_the_kernel_has_written) {
