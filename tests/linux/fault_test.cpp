@@ -347,7 +347,9 @@ TEST_P(fault_test, by_another_process_that_truncates_is_survived_by_readers_and_
       return std::chrono::steady_clock::now() - begin >= 5s && map.stats().page_faults >= enough &&
              touched == lost.count() &&
              std::all_of(clients.begin(), clients.end(),
-                         [](const auto& c) { return c->faults() > 0; });
+                         [](const auto& c) { return c->faults() > 0; }) &&
+             std::all_of(clients.begin() + threads_of_each, clients.end(),
+                         [](const auto& c) { return c->values_after_faults() > 0; });
     };
     while (!HasFailure() && !is_enough() &&
            std::chrono::steady_clock::now() - begin < 2 * support::patience)
