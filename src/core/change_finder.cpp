@@ -338,18 +338,20 @@ void change_finder::forget_what_was_seen(watched_folder& folder) {
 void change_finder::tell_folders_anew(watched_root& root, bool was_recursive) {
   for (const std::filesystem::path& came :
        root.stream.tell_renames_apart(root.given, !was_recursive)) {
-    watched_folder* const folder = folder_in(root, came.lexically_relative(root.given));
+    watched_folder* const folder = folder_in(root, came.lexically_relative(root.given), true);
     // If it is not there any more, that is told too.
     if (folder != nullptr && folder != root.tree.get()) begin_anew(*folder);
   }
 }
 
-/// Returns a folder of a tree, or null.
-watched_folder* change_finder::folder_in(watched_root& root, const std::filesystem::path& path) {
+/// Returns a folder of a tree, or null; one that is not watched yet is from here on, or is none.
+watched_folder* change_finder::folder_in(watched_root& root, const std::filesystem::path& path,
+                                         bool watches_it) {
   watched_folder* folder = root.tree.get();
   for (const auto& name : path) {
     const auto it = folder->entries.find(name.native());
     if (it == folder->entries.end() || !it->second.seen.is_folder) return nullptr;
+    if (!it->second.below && !watches_it) return nullptr;
     if (!it->second.below) adopt(*folder, it->second, it->first, false);
     folder = it->second.below.get();
   }
@@ -549,12 +551,8 @@ void change_finder::tell_over_anew() {
   }
   for (const auto& [root, path, is_told_below] : std::exchange(names_told_over_, {})) {
     const std::filesystem::path name = path.lexically_relative(root->given);
-    watched_folder* folder = root->tree.get();
-    for (const auto& part : name.parent_path()) {
-      if (folder == nullptr) break;
-      const auto known = folder->entries.find(part.native());
-      folder = known != folder->entries.end() ? known->second.below.get() : nullptr;
-    }
+    watched_folder* const folder =
+        root->tree ? folder_in(*root, name.parent_path(), false) : nullptr;
     if (folder == nullptr) continue;
     const auto it = folder->entries.find(name.filename().native());
     if (it == folder->entries.end() || !it->second.seen.exists) continue;

@@ -181,6 +181,12 @@ class change_finder {
     std::vector<watched_root*> roots;
   };
 
+  struct name_told_over {
+    watched_root* root;
+    std::filesystem::path path;
+    bool is_told_below;  // what is below it is told by who told of it
+  };
+
   bool look_at_urgent(bool may_wait);
   bool handle(const watching::notice& n, bool may_wait);
   bool look_for(const watching::notice& n, const subscribers& who, bool may_wait,
@@ -245,7 +251,7 @@ class change_finder {
                                                   const watching::file_name& name);
   static void forget_what_was_seen(watched_folder& folder);
   void tell_folders_anew(watched_root& root, bool was_recursive);
-  watched_folder* folder_in(watched_root& root, const std::filesystem::path& path);
+  watched_folder* folder_in(watched_root& root, const std::filesystem::path& path, bool watches_it);
   void drop(watched_entry& entry);
   void drop(watched_folder& folder);
   void drop_content(watched_folder& folder);
@@ -281,11 +287,6 @@ class change_finder {
   std::vector<std::shared_ptr<watch_stream>> streams_;
   std::unordered_map<watching::watch_id, subscribers> ids_;
   std::vector<watched_root*> urgent_;
-  struct name_told_over {
-    watched_root* root;
-    std::filesystem::path path;
-    bool is_told_below;  // what is below it is told by who told of it
-  };
   std::unordered_set<watched_root*> told_over_;  // another root told that what they are in went
   std::vector<name_told_over> names_told_over_;  // and that of a name
   bool tells_over_anew_ = false;
