@@ -105,7 +105,7 @@ class lateness {
   /// Adds all ticks up to now, and moves `deadline` behind them.
   void add(clock::time_point& deadline, const measured_time& measured) {
     for (const clock::time_point now = clock::now(); deadline <= now; deadline += interval)
-      if (measured.contains(deadline, next_)) all_.push_back(now - deadline);
+      add(deadline, now - deadline, measured);
   }
   /// The same of one that was measured elsewhere.
   void add(clock::time_point deadline, clock::duration late, const measured_time& measured) {

@@ -1204,8 +1204,7 @@ bool file_state::start_update(operation& op) noexcept {
     return true;
   }
   if (path.worth && options_.writes != write_path::mapped) {
-    make_ready(op, op.offset + op.length);
-    op.is_refused = is_refused;
+    make_ready(op);
   } else {
     go_off_loop(op);
   }
@@ -1253,13 +1252,22 @@ std::uint64_t file_state::ready_end(extent& e, const operation& op, std::uint64_
   return ahead >= page && ready > page_ceil(end) ? ready : 0;
 }
 
-// Brings the pages of an update in, writable, and those behind them up to `end`; then stores.
-void file_state::make_ready(operation& op, std::uint64_t end) noexcept {
-  extent& e = *op.range.owner();
+namespace {
+
+// The pages of an update, and those behind them up to `end`.
+void populate_for_storing(operation& op, std::uint64_t end) noexcept {
   op.what = call::populate_write;
   op.at = page_floor(op.offset);
   op.count = end - op.at;
-  op.address = e.base() + op.at;
+  op.address = op.range.owner()->base() + op.at;
+}
+
+}  // namespace
+
+// Brings the pages of an update in, writable; then stores.
+void file_state::make_ready(operation& op) noexcept {
+  populate_for_storing(op, op.offset + op.length);
+  op.is_refused = is_refused;
   op.work = store_all;
   op.done = [](operation* self) noexcept {
     if (self->what == call::populate_write && !self->dropped) {
@@ -1276,10 +1284,10 @@ void file_state::make_ready(operation& op, std::uint64_t end) noexcept {
   };
 }
 
-// The same for an update that others are expected behind.
+// The same for an update that others are expected behind, and for pages up to `end`.
 void file_state::make_ready_ahead(operation& op, std::uint64_t end) noexcept {
   extent& e = *op.range.owner();
-  make_ready(op, end);
+  populate_for_storing(op, end);
   op.syncs_seen = e.runs.syncs();
   e.is_making_ready.store(true, std::memory_order_relaxed);
   op.done = [](operation* self) noexcept {

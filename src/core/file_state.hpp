@@ -185,7 +185,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   };
   bool store_at_once(operation& op, update_path& path) noexcept;
   std::uint64_t ready_end(extent& e, const operation& op, std::uint64_t run) noexcept;
-  void make_ready(operation& op, std::uint64_t end) noexcept;
+  void make_ready(operation& op) noexcept;
   void make_ready_ahead(operation& op, std::uint64_t end) noexcept;
   void go_off_loop(operation& op) noexcept;
   bool is_still_dirty(const extent& e, std::uint64_t offset, std::uint64_t length) noexcept;
