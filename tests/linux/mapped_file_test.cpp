@@ -174,7 +174,12 @@ bool stays_on_the_loop(std::uint64_t length, Open open, Once once) {
   return false;
 }
 
-bool tells_what_stores_cost(const mapped_file& file, const fs::path& path) {
+bool tells_what_stores_cost(asio::io_context& io, const fs::path& path) {
+  mapped_file file(io);
+  support::run_coroutine(io, [&]() -> work {
+    co_await file.open(path, creating(page()));
+    co_await file.update_region(0, asio::buffer("x", 1));
+  });
   const mapio::medium medium = file.stats().medium;
   return medium == mapio::medium::volatile_memory ||
          (medium == mapio::medium::local && support::tells_dirty_pages(path));
@@ -182,11 +187,7 @@ bool tells_what_stores_cost(const mapped_file& file, const fs::path& path) {
 
 TEST_F(mapped_file_update, that_follow_one_another_go_off_the_loop_once_per_64_kib_at_most) {
   constexpr std::uint64_t size = mebibyte;
-  {
-    mapped_file file = created(page());
-    run([&]() -> work { co_await file.update_region(0, asio::buffer("x", 1)); });
-    if (!tells_what_stores_cost(file, path_)) GTEST_SKIP() << "nothing tells what a store costs";
-  }
+  if (!tells_what_stores_cost(io_, path_)) GTEST_SKIP() << "nothing tells what a store costs";
   for (const mapio::write_path writes : {mapio::write_path::automatic, mapio::write_path::mapped})
     for (const std::size_t length : {100U, 4096U, 5000U})
       for (const bool is_new : {true, false}) {
@@ -235,11 +236,7 @@ TEST_F(mapped_file_update, that_follow_one_another_make_at_most_as_many_pages_di
 TEST_F(mapped_file_update, that_follow_one_another_may_have_others_between_them) {
   constexpr std::uint64_t size = mebibyte;
   const std::string bytes = pattern(100);
-  {
-    mapped_file file = created(page());
-    run([&]() -> work { co_await file.update_region(0, asio::buffer("x", 1)); });
-    if (!tells_what_stores_cost(file, path_)) GTEST_SKIP() << "nothing tells what a store costs";
-  }
+  if (!tells_what_stores_cost(io_, path_)) GTEST_SKIP() << "nothing tells what a store costs";
   EXPECT_TRUE(stays_on_the_loop(
       2 * size, [&] { return created(3 * size); },
       [&](mapped_file& file) {

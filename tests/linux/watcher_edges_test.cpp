@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -118,6 +119,19 @@ void wait_until_listed(listener& all, const fs::path& folder) {
   ASSERT_TRUE(all.wait_for(change_kind::created, folder / "listed"));
 }
 
+/// Waits until these folders have been listed and nothing is left to be told of `root`; what is in
+/// it then is what a consumer knows.
+rebuilt_tree known_tree(listener& all, asio::io_context& io, const fs::path& root,
+                        std::initializer_list<fs::path> folders) {
+  for (const fs::path& folder : folders)
+    wait_until_listed(all, folder);
+  take_notices(io);
+  rebuilt_tree known;
+  known.files = rebuilt_tree::look_at(root);
+  all.seen.clear();
+  return known;
+}
+
 // What was in it goes with it, and may have gone before anybody looks at it there.
 TEST_F(watcher_edges, tell_what_is_left_of_a_tree_that_takes_the_place_of_another_one) {
   for (const char* const place : {"b", "c/a"}) {
@@ -129,11 +143,8 @@ TEST_F(watcher_edges, tell_what_is_left_of_a_tree_that_takes_the_place_of_anothe
     listener all(io, changes);
     for (const char* const root : {"a", "b", "c"})
       changes.add(dir_ / root, recursive());
-    ASSERT_NO_FATAL_FAILURE(wait_until_listed(all, dir_ / "a"));
-    take_notices(io);
-    rebuilt_tree model;
-    model.files = rebuilt_tree::look_at(dir_.path());
-    all.seen.clear();
+    rebuilt_tree model = known_tree(all, io, dir_.path(), {dir_ / "a"});
+    ASSERT_FALSE(HasFailure());
     fs::rename(dir_ / "a", dir_ / place);
     fs::remove(dir_ / place / "gone");
     fs::remove(dir_ / place / "s" / "gone");
@@ -145,12 +156,8 @@ TEST_F(watcher_edges, follow_a_tree_in_another_one_to_its_new_name) {
   shell("mkdir -p a/x/s; echo text > a/x/s/f");
   changes_.add(dir_ / "a", recursive());
   changes_.add(dir_ / "a/x", recursive());
-  for (const char* const folder : {"a", "a/x"})
-    ASSERT_NO_FATAL_FAILURE(wait_until_listed(all_, dir_ / folder));
-  take_notices(io_);
-  rebuilt_tree model;
-  model.files = rebuilt_tree::look_at(dir_.path());
-  all_.seen.clear();
+  rebuilt_tree model = known_tree(all_, io_, dir_.path(), {dir_ / "a", dir_ / "a/x"});
+  ASSERT_FALSE(HasFailure());
   shell("mv a/x a/w; mkdir a/x; echo other > a/x/g");
   EXPECT_TRUE(is_rebuilt(model, all_, dir_.path()));
 }
@@ -164,11 +171,8 @@ TEST_F(watcher_edges, gather_what_is_exchanged_with_something_new) {
   // Who does not gather has what is there looked at with every notice.
   watcher other(io_);
   other.add(dir_ / "b", recursive());
-  for (const char* const folder : {"b", "b/x"})
-    ASSERT_NO_FATAL_FAILURE(wait_until_listed(all_, dir_ / folder));
-  rebuilt_tree model;
-  model.files = rebuilt_tree::look_at(dir_ / "b");
-  all_.seen.clear();
+  rebuilt_tree model = known_tree(all_, io_, dir_ / "b", {dir_ / "b", dir_ / "b/x"});
+  ASSERT_FALSE(HasFailure());
   shell("mkdir b/z");
   if (!support::exchange(dir_ / "b/z", dir_ / "b/x/z"))
     GTEST_SKIP() << "this file system exchanges nothing";
@@ -180,12 +184,8 @@ TEST_F(watcher_edges, tell_a_tree_anew_that_went_with_what_another_root_told) {
   shell("mkdir -p a/x other/t; echo text > other/t/f");
   changes_.add(dir_ / "a");
   changes_.add(dir_ / "a/x", recursive());
-  for (const char* const folder : {"a", "a/x"})
-    ASSERT_NO_FATAL_FAILURE(wait_until_listed(all_, dir_ / folder));
-  take_notices(io_);
-  rebuilt_tree model;
-  model.files = rebuilt_tree::look_at(dir_ / "a");
-  all_.seen.clear();
+  rebuilt_tree model = known_tree(all_, io_, dir_ / "a", {dir_ / "a", dir_ / "a/x"});
+  ASSERT_FALSE(HasFailure());
   if (!support::exchange(dir_ / "other/t", dir_ / "a/x"))
     GTEST_SKIP() << "this file system exchanges nothing";
   // Of that which took the name, and later of that which lost it.
@@ -216,12 +216,8 @@ TEST_F(watcher_edges, tell_of_a_folder_that_takes_another_root_with_it) {
   changes_.add(dir_ / "a");
   changes_.add(dir_ / "a/x/y", recursive());
   changes_.add(dir_ / "b", recursive());
-  for (const char* const folder : {"a", "a/x/y", "b"})
-    ASSERT_NO_FATAL_FAILURE(wait_until_listed(all_, dir_ / folder));
-  take_notices(io_);
-  rebuilt_tree model;
-  model.files = rebuilt_tree::look_at(dir_.path());
-  all_.seen.clear();
+  rebuilt_tree model = known_tree(all_, io_, dir_.path(), {dir_ / "a", dir_ / "a/x/y", dir_ / "b"});
+  ASSERT_FALSE(HasFailure());
   shell("mv a/x b/x; rm b/x/y/gone");
   EXPECT_TRUE(is_rebuilt(model, all_, dir_.path()));
 }
