@@ -984,9 +984,7 @@ TEST_F(flush_lanes, APinnedPageIsSyncedEveryTime) {
 
 TEST_F(flush_lanes, TheDropOfARegionLeavesItsMark) {
   mapping m = mapping_of(state_);
-  {
-    const mutable_region r = m.mutable_view(0, 1);
-  }
+  { const mutable_region r = m.mutable_view(0, 1); }
   waiter w(engine_);
   EXPECT_FALSE(join(w, 0, 1));
   engine_.finish_next();
@@ -1168,9 +1166,7 @@ TEST_F(flush_lanes, ALateMarkOfBeforeAFailureIsNoRewrite) {
 TEST_F(flush_lanes, ARegionOfAfterAFailureIsARewriteOnceItIsGone) {
   mapping m = mapping_of(state_);
   lose(3 * page());
-  {
-    const mutable_region again = m.mutable_view(3 * page(), 1);
-  }
+  { const mutable_region again = m.mutable_view(3 * page(), 1); }
   waiter rewritten(engine_);
   ASSERT_FALSE(join(rewritten, 3 * page(), 1));
   engine_.finish_next();
@@ -1184,13 +1180,9 @@ TEST_F(flush_lanes, ACopyOfARegionOfBeforeAFailureIsNoRewriteEither) {
   waiter first(engine_);
   EXPECT_FALSE(join(first, 0, 1));
   engine_.finish_next(make_error_code(std::errc::io_error));
-  {
-    const mutable_region copy = region;
-  }
+  { const mutable_region copy = region; }
   state_->clear_flush_error();
-  {
-    const mutable_region copy = region;
-  }
+  { const mutable_region copy = region; }
   waiter again(engine_);
   if (!join(again, 3 * page(), 1)) engine_.finish_next();
   EXPECT_EQ(again.error, errc::flush_failed);
