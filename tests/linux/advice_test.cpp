@@ -41,25 +41,11 @@ using support::creating;
 using support::each_detail;
 using support::huge_page;
 using support::huge_pages_test;
+using support::mapped_pages;
 using support::page;
 using support::pattern;
 using support::read_all;
 using support::same;
-
-/// Counts the pages that are in this process's page table.
-std::size_t mapped_pages(const mapio::region& r) {
-  const support::unique_fd pagemap = support::open_fd("/proc/self/pagemap", O_RDONLY);
-  std::size_t count = 0;
-  const auto first = reinterpret_cast<std::uintptr_t>(r.data()) / page();
-  for (std::size_t i = 0; i < r.size() / page(); ++i) {
-    std::uint64_t entry = 0;
-    EXPECT_EQ(::pread(pagemap.get(), &entry, sizeof entry,
-                      static_cast<off_t>((first + i) * sizeof entry)),
-              static_cast<ssize_t>(sizeof entry));
-    count += entry >> 63;
-  }
-  return count;
-}
 
 TEST_F(advice_test, reaches_the_kernel_by_whole_pages) {
   mapping m = file_of(pattern(16 * page()));

@@ -5,10 +5,14 @@
 
 #include "../support.hpp"
 
+#include <mapio/region.hpp>
+
 #include <gtest/gtest.h>
 
 #include <cerrno>
 #include <csignal>
+#include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <iostream>
 #include <system_error>
@@ -30,6 +34,21 @@ inline unique_fd open_fd(const fs::path& path, int flags, mode_t mode = 0600) {
   unique_fd fd(::open(path.c_str(), flags | O_CLOEXEC, mode));
   if (fd.get() < 0) throw std::system_error(errno, std::system_category(), path.string());
   return fd;
+}
+
+/// Counts the pages that are in this process's page table.
+inline std::size_t mapped_pages(const mapio::region& r) {
+  const unique_fd pagemap = open_fd("/proc/self/pagemap", O_RDONLY);
+  std::size_t count = 0;
+  const auto first = reinterpret_cast<std::uintptr_t>(r.data()) / page();
+  for (std::size_t i = 0; i < r.size() / page(); ++i) {
+    std::uint64_t entry = 0;
+    EXPECT_EQ(::pread(pagemap.get(), &entry, sizeof entry,
+                      static_cast<off_t>((first + i) * sizeof entry)),
+              static_cast<ssize_t>(sizeof entry));
+    count += entry >> 63;
+  }
+  return count;
 }
 
 /// What waitpid says of a process that ended.
