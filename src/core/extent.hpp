@@ -4,7 +4,6 @@
 #include "copy_window.hpp"
 #include "dirty_pages.hpp"
 #include "platform/platform.hpp"
-#include "update_runs.hpp"
 
 #include <mapio/detail/operation.hpp>
 #include <mapio/detail/pin.hpp>
@@ -105,10 +104,6 @@ class extent final : public shared_resource {
   /// Pages that a write fault may dirty besides its own: earned one per update that went through
   /// the file to a page that was dirty already.
   std::atomic<std::uint64_t> credit{0};
-  /// Of awaited updates.
-  update_runs runs;
-  /// Pages ahead of one of them are being made ready for stores.
-  std::atomic<bool> is_making_ready{false};
   /// Bytes were stored through the mapping that watchers have not been told of.
   std::atomic<bool> unannounced{false};
   /// A sync of some page failed: the drop of a mutable region is to be told to the file, as a

@@ -1128,20 +1128,19 @@ void file_state::know_dirty(std::uint64_t offset, std::uint64_t length) noexcept
     known_dirty_.add(at);
 }
 
-bool file_state::store_at_once(operation& op, update_path& path) noexcept {
+bool file_state::may_store_at_once(const operation& op) const noexcept {
+  return options_.mode == access::read_write && options_.writes != write_path::file &&
+         op.length <= most_at_once;
+}
+
+// True: it is over.
+bool file_state::store_at_once(operation& op) noexcept {
   bool stored = false;
   const failure why = with_window(current_, closed_, op.offset, op.length, [&](extent& e) {
-    path.run = e.runs.note(op.offset, op.length);
-    bool is_paid_for = e.stored.all(op.offset, op.offset + op.length);
-    if (is_paid_for && !is_still_dirty(e, op.offset, op.length)) {
+    if (!e.stored.all(op.offset, op.offset + op.length)) return no_failure;
+    if (!is_still_dirty(e, op.offset, op.length)) {
       e.stored.clear(page_floor(op.offset), page_ceil(op.offset + op.length));
-      e.runs.begin_anew(op.offset, op.length);
-      path.run = 0;
-      is_paid_for = false;
-    }
-    if (!is_paid_for) {
-      path.worth =
-          e.dirty.all(op.offset, op.offset + op.length) && worth_storing(e, op.offset, op.length);
+      runs_.begin_anew(op.offset, op.length);
       return no_failure;
     }
     stored = true;
@@ -1189,26 +1188,107 @@ bool file_state::start_update(operation& op) noexcept {
     op.error = error_of(check(op.offset, 0));
     return true;
   }
-  const bool is_private = options_.mode == access::copy_on_write;
-  update_path path;
-  if (!is_private && options_.writes != write_path::file && op.length <= most_at_once &&
-      store_at_once(op, path))
-    return end_update(op);
-
-  extent* const e = pin_for(op);
-  if (e == nullptr || !use_file(op)) return true;
-  if (const std::uint64_t end = ready_end(*e, op, path.run); end != 0) {
-    make_ready_ahead(op, end);
-    if (!submit(op)) return false;
-    e->is_making_ready.store(false, std::memory_order_relaxed);
+  if (may_store_at_once(op)) {
+    runs_.note(op.offset, op.length);
+    if (store_at_once(op)) return end_update(op);
+  }
+  if (pin_for(op) == nullptr || !use_file(op)) return true;
+  if (!op.home->enroll(op)) {
+    op.error = asio::error::operation_aborted;
     return true;
   }
-  if (path.worth && options_.writes != write_path::mapped) {
+  update_off_loop(op);
+  return false;
+}
+
+// For an operation that is pinned and enrolled.
+void file_state::update_off_loop(operation& op) noexcept {
+  extent& e = *op.range.owner();
+  const std::uint64_t end = op.offset + op.length;
+  const bool may_store = may_store_at_once(op);
+  const std::uint64_t run = may_store ? runs_.before(op.offset) : 0;
+  if (may_store && follow(op, run != 0)) return;
+  if (const std::uint64_t ready = ready_end(e, op, run); ready != 0 && lead(op, ready, false)) {
+    make_ready_ahead(op, ready);
+  } else if (ready != 0 && follow(op, true)) {
+    return;  // Another thread's came first.
+  } else if (may_store && options_.writes != write_path::mapped && e.dirty.all(op.offset, end) &&
+             worth_storing(e, op.offset, op.length)) {
+    lead(op, page_ceil(end), false);
     make_ready(op);
   } else {
+    const bool may_lead = run != 0 && !op.has_waited && may_make_ready();
+    if (may_lead && !lead(op, page_ceil(end), true) && follow(op, true)) return;
     go_off_loop(op);
   }
-  return submit(op);
+  op.runner->submit(op);
+}
+
+// Of updates that go on from one another, and are under way at the same time, one goes off the
+// loop. The others follow it: they wait, and are stored when it is over. Those further ahead than
+// this would wait for too many of them.
+constexpr std::uint64_t most_followed = 16 * most_ahead;
+
+bool file_state::may_make_ready() const noexcept {
+  // A page that is dirty is written as a whole: over what somebody wrote on another machine.
+  return (medium_ == medium::local || medium_ == medium::volatile_memory) &&
+         can_make_ready_.load(std::memory_order_relaxed);
+}
+
+// True: others follow until end_lead().
+bool file_state::lead(operation& op, std::uint64_t end, bool by_writing) noexcept {
+  std::lock_guard lock(mutex_);
+  if (lead_.is_on.load(std::memory_order_relaxed)) return false;
+  op.leads = true;
+  lead_.begin = page_floor(op.offset);
+  lead_.end = end;
+  lead_.by_writing = by_writing;
+  lead_.is_on.store(true, std::memory_order_relaxed);
+  return true;
+}
+
+operation_list file_state::end_lead(operation& op) noexcept {
+  if (!std::exchange(op.leads, false)) return {};
+  std::lock_guard lock(mutex_);
+  lead_.is_on.store(false, std::memory_order_relaxed);
+  return std::move(lead_.followers);
+}
+
+// Waits for the update that leads, where that makes its pages ready, or will as it goes on. One
+// that writes through the file makes nothing ready itself: who has waited for it does not wait for
+// the next such.
+bool file_state::follow(operation& op, bool goes_on) noexcept {
+  if (!lead_.is_on.load(std::memory_order_relaxed)) return false;
+  std::lock_guard lock(mutex_);
+  const std::uint64_t end = op.offset + op.length;
+  const bool is_covered = !lead_.by_writing && op.offset >= lead_.begin && end <= lead_.end;
+  // Or left behind, by one on another thread.
+  const bool is_expected = goes_on && op.offset < lead_.end + most_followed &&
+                           end + most_followed > lead_.begin &&
+                           !(lead_.by_writing && op.has_waited);
+  if (!lead_.is_on.load(std::memory_order_relaxed) || !(is_covered || is_expected)) return false;
+  op.has_waited = lead_.by_writing;
+  op.done = [](operation* self) noexcept {
+    if (is_given_up(*self)) return finish(*self, asio::error::operation_aborted);
+    if (!self->file->store_at_once(*self)) return self->file->update_off_loop(*self);
+    if (self->error == errc::not_open) self->error = overtaken_by_close(*self);
+    finish_update(*self);
+  };
+  lead_.followers.push(op);
+  return true;
+}
+
+// Of one that was not over at once. What the policy asks for is still to be done.
+void file_state::finish_update(operation& op) noexcept {
+  const std::shared_ptr<file_state> file = op.file;
+  operation_list followers = file->end_lead(op);
+  if (op.dropped || file->end_update(op)) finish(op);
+  continue_all(std::move(followers));
+}
+
+void file_state::give_up_update(operation& op) noexcept {
+  op.error = asio::error::operation_aborted;
+  finish_update(op);
 }
 
 // Has one update written where its pages are not ready for stores.
@@ -1227,11 +1307,7 @@ std::uint64_t file_state::ready_end(extent& e, const operation& op, std::uint64_
   const std::uint64_t end = op.offset + op.length;
   std::uint64_t ahead = std::min(run, most_ahead);
   std::uint64_t most_end = page_ceil(e.limit.load(std::memory_order_relaxed));
-  // A page that is dirty is written as a whole: over what somebody wrote on another machine.
-  if (run < page || (medium_ != medium::local && medium_ != medium::volatile_memory) ||
-      e.is_making_ready.load(std::memory_order_relaxed) ||
-      !can_make_ready_.load(std::memory_order_relaxed))
-    return 0;
+  if (run < page || !may_make_ready() || lead_.is_on.load(std::memory_order_relaxed)) return 0;
   if (medium_ == medium::local && options_.writes != write_path::mapped) {
     // Where folios are large the pages behind tell of it: not beyond where one may begin.
     const std::uint64_t window = largest_folio * page;
@@ -1280,21 +1356,17 @@ void file_state::make_ready(operation& op) noexcept {
       }
       if (!self->error) store_all(self);
     }
-    if (self->dropped || self->file->end_update(*self)) finish(*self);
+    finish_update(*self);
   };
 }
 
 // The same for an update that others are expected behind, and for pages up to `end`.
 void file_state::make_ready_ahead(operation& op, std::uint64_t end) noexcept {
-  extent& e = *op.range.owner();
   populate_for_storing(op, end);
-  op.syncs_seen = e.runs.syncs();
-  e.is_making_ready.store(true, std::memory_order_relaxed);
+  op.syncs_seen = runs_.syncs();
   op.done = [](operation* self) noexcept {
     file_state& file = *self->file;
-    extent& ext = *self->range.owner();
-    ext.is_making_ready.store(false, std::memory_order_relaxed);
-    if (is_given_up(*self)) return finish(*self, asio::error::operation_aborted);
+    if (is_given_up(*self)) return give_up_update(*self);
     if (self->error) {
       // Linux before 5.14, and Windows, make nothing ready that is not stored into.
       if (self->error == std::errc::invalid_argument)
@@ -1306,14 +1378,16 @@ void file_state::make_ready_ahead(operation& op, std::uint64_t end) noexcept {
       return;
     }
     store_all(self);
-    if (!self->error && ext.runs.syncs() == self->syncs_seen) {
+    if (!self->error && file.runs_.syncs() == self->syncs_seen) {
+      extent& ext = *self->range.owner();
       ext.stored.mark(self->at, self->at + self->count);
       file.know_dirty(self->at, self->count);
       // One that has begun since makes the pages clean, and may have cleared the marks before.
       std::atomic_thread_fence(std::memory_order_seq_cst);
-      if (ext.runs.syncs() != self->syncs_seen) ext.stored.clear(self->at, self->at + self->count);
+      if (file.runs_.syncs() != self->syncs_seen)
+        ext.stored.clear(self->at, self->at + self->count);
     }
-    if (file.end_update(*self)) finish(*self);
+    finish_update(*self);
   };
 }
 
@@ -1322,9 +1396,7 @@ void file_state::store_awaited(operation& op) noexcept {
   op.is_refused = nullptr;
   op.what = call::work;
   op.work = store_all;
-  op.done = [](operation* self) noexcept {
-    if (self->dropped || self->file->end_update(*self)) finish(*self);
-  };
+  op.done = [](operation* self) noexcept { finish_update(*self); };
 }
 
 // A write to a part of a page that is not in memory reads the page, and keeps every other write to
@@ -1344,7 +1416,7 @@ bool file_state::fetch_for_writing(operation& op) noexcept {
     op.at = at;
     op.count = 1;
     op.done = [](operation* self) noexcept {
-      if (is_given_up(*self)) return finish(*self, asio::error::operation_aborted);
+      if (is_given_up(*self)) return give_up_update(*self);
       // What is wrong with the page is for the write to find out.
       self->error = {};
       self->file->recent_.add(self->at);
@@ -1379,7 +1451,7 @@ void file_state::write_awaited(operation& op) noexcept {
       file.recent_.add(end - 1);
     }
     count_like_a_copy(*self);
-    if (self->dropped || file.end_update(*self)) finish(*self);
+    finish_update(*self);
   };
 }
 
@@ -1616,7 +1688,7 @@ bool file_state::start_flush(operation& op, bool whole_file) noexcept {
 bool file_state::withdraw(operation& op, bool interrupt) noexcept {
   if (op.kind == verb::next_chunk) return static_cast<chunk_operation&>(op).reader->withdraw(op);
   std::unique_lock lock(mutex_);
-  if (flushes_.withdraw(op, interrupt)) return true;
+  if (flushes_.withdraw(op, interrupt) || lead_.followers.remove(op)) return true;
   if (op.kind != verb::resize) return false;
   if (resize_under_way_ == &op) {
     if (!std::exchange(resize_waits_for_pins_, false)) return false;

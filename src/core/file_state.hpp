@@ -8,6 +8,7 @@
 #include "page_locks.hpp"
 #include "platform/platform.hpp"
 #include "recent_pages.hpp"
+#include "update_runs.hpp"
 
 #include <mapio/detail/operation.hpp>
 #include <mapio/mapping.hpp>
@@ -138,6 +139,8 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   shared_handle* directory() const noexcept { return directory_; }
   std::error_code directory_error() const noexcept { return directory_error_; }
   flush_scheduler& flushes() noexcept { return flushes_; }
+  /// Of awaited updates.
+  update_runs& runs() noexcept { return runs_; }
   /// What was counted for the policy so far is on its way. Not sooner: a flush may be cancelled.
   void whole_sync_begins() noexcept { counted_.store(0); }
   bool announces() const noexcept { return options_.announce; }
@@ -179,11 +182,15 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   bool use_file(operation& op) noexcept;
   extent* pin_for(operation& op) noexcept;
   static void store_all(operation* op) noexcept;
-  struct update_path {
-    bool worth = false;     // a store
-    std::uint64_t run = 0;  // that it goes on with
-  };
-  bool store_at_once(operation& op, update_path& path) noexcept;
+  bool may_store_at_once(const operation& op) const noexcept;
+  bool store_at_once(operation& op) noexcept;
+  void update_off_loop(operation& op) noexcept;
+  bool may_make_ready() const noexcept;
+  bool lead(operation& op, std::uint64_t end, bool by_writing) noexcept;
+  operation_list end_lead(operation& op) noexcept;
+  bool follow(operation& op, bool goes_on) noexcept;
+  static void finish_update(operation& op) noexcept;
+  static void give_up_update(operation& op) noexcept;
   std::uint64_t ready_end(extent& e, const operation& op, std::uint64_t run) noexcept;
   void make_ready(operation& op) noexcept;
   void make_ready_ahead(operation& op, std::uint64_t end) noexcept;
@@ -279,12 +286,21 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   page_advice advice_;
   std::atomic<std::uint64_t> last_engine_{0};
   std::vector<std::weak_ptr<engine>> engines_;
+  /// The update that is off the loop on behalf of others, too.
+  struct update_lead {
+    std::atomic<bool> is_on{false};
+    bool by_writing = false;  // through the file
+    std::uint64_t begin = 0;  // of what it makes ready
+    std::uint64_t end = 0;
+    operation_list followers;
+  } lead_;
   flush_scheduler flushes_;
 
   std::atomic<std::uint64_t> counted_{0};  // bytes or writes, by the policy, since the last flush
   std::atomic<bool> policy_flush_under_way_{false};
   std::atomic<std::uint32_t> policy_clears_{0};
 
+  update_runs runs_;
   recent_pages recent_;       // that need not be read before a part of them is written
   recent_pages known_dirty_;  // as the kernel told in this period
   std::atomic<std::int64_t> known_dirty_period_{0};

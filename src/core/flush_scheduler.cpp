@@ -217,7 +217,7 @@ void flush_scheduler::begin_sync(lane& l, const operation& leader) noexcept {
       file_.announces() && e->unannounced.exchange(false, std::memory_order_relaxed);
   try {
     content_.take(l.begin, l.end, l.content_cut);
-    e->runs.sync_begins();
+    file_.runs().sync_begins();
     e->stored.clear(l.begin, l.end);
     e->credit.store(0, std::memory_order_relaxed);
     e->dirty.take(l.begin, l.end, l.cut);

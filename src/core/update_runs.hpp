@@ -15,9 +15,7 @@ namespace detail {
 /// log, beside others, such as its header. Hints: threads that update at once may lose some.
 class update_runs {
  public:
-  /// Notes an update. Returns how many bytes were written right before it, one behind the other,
-  /// since the last sync began.
-  std::uint64_t note(std::uint64_t offset, std::uint64_t length) noexcept {
+  void note(std::uint64_t offset, std::uint64_t length) noexcept {
     const std::uint32_t syncs = syncs_.load(std::memory_order_relaxed);
     const unsigned newest = newest_.load(std::memory_order_relaxed);
     if (runs_[newest].takes(offset)) return runs_[newest].go_on(offset, length, syncs);
@@ -31,6 +29,16 @@ class update_runs {
     }
     use(oldest);
     runs_[oldest].begin(offset, length, syncs);
+  }
+  /// Returns how many bytes were written right before an update that was noted, one behind the
+  /// other, since the last sync began.
+  std::uint64_t before(std::uint64_t offset) const noexcept {
+    const std::uint32_t syncs = syncs_.load(std::memory_order_relaxed);
+    for (const run& r : runs_)
+      if (const std::uint64_t start = r.start.load(std::memory_order_relaxed);
+          start <= offset && offset < r.end.load(std::memory_order_relaxed) &&
+          r.syncs.load(std::memory_order_relaxed) == syncs)
+        return offset - start;
     return 0;
   }
   /// What was written so far is on the disk, or on its way: the run that ends at `end` begins
@@ -55,16 +63,13 @@ class update_runs {
       return offset - last < longest_gap ||
              (offset < last && offset >= start.load(std::memory_order_relaxed));
     }
-    std::uint64_t go_on(std::uint64_t offset, std::uint64_t length, std::uint32_t now) noexcept {
-      const std::uint64_t first = start.load(std::memory_order_relaxed);
+    void go_on(std::uint64_t offset, std::uint64_t length, std::uint32_t now) noexcept {
       // Written again, or since a sync: from here on.
-      if (offset < end.load(std::memory_order_relaxed) || first > offset ||
-          syncs.load(std::memory_order_relaxed) != now) {
-        begin(offset, length, now);
-        return 0;
-      }
+      if (offset < end.load(std::memory_order_relaxed) ||
+          start.load(std::memory_order_relaxed) > offset ||
+          syncs.load(std::memory_order_relaxed) != now)
+        return begin(offset, length, now);
       end.store(offset + length, std::memory_order_relaxed);
-      return offset - first;
     }
     void begin(std::uint64_t offset, std::uint64_t length, std::uint32_t now) noexcept {
       start.store(offset, std::memory_order_relaxed);

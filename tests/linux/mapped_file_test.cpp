@@ -14,6 +14,7 @@
 #include <asio/buffer.hpp>
 #include <asio/cancellation_signal.hpp>
 #include <asio/cancellation_type.hpp>
+#include <asio/co_spawn.hpp>
 #include <asio/experimental/awaitable_operators.hpp>
 #include <asio/io_context.hpp>
 #include <asio/this_coro.hpp>
@@ -22,17 +23,21 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <filesystem>
 #include <string>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -62,6 +67,7 @@ using support::write_file;
 using mapped_file_open = mapped_file_test;
 using mapped_file_update = mapped_file_test;
 using mapped_file_read = mapped_file_test;
+using mapped_file_prefetch = mapped_file_test;
 
 TEST_F(mapped_file_open, reports_what_the_blocking_one_reports) {
   write_file(path_, "x");
@@ -185,6 +191,22 @@ bool tells_what_stores_cost(asio::io_context& io, const fs::path& path) {
          (medium == mapio::medium::local && support::tells_dirty_pages(path));
 }
 
+TEST_F(mapped_file_update, that_is_written_through_the_file_leaves_the_mapping_alone) {
+  open_options options = creating(16 * page());
+  options.writes = mapio::write_path::file;
+  mapped_file file = opened(options);
+  const mapio::region all = file.map().view(0, file.size());
+  run([&]() -> work {
+    for (std::uint64_t i = 0; i < 50; ++i) {
+      co_await file.update_region(i * 1000, asio::buffer("x", 1));
+      if (i % 10 == 0) co_await file.flush();
+    }
+  });
+  EXPECT_EQ(support::mapped_pages(all), 0U);
+  EXPECT_EQ(all.text().front(), 'x');
+  EXPECT_GE(support::mapped_pages(all), 1U) << "it would have been seen";
+}
+
 TEST_F(mapped_file_update, that_follow_one_another_go_off_the_loop_once_per_64_kib_at_most) {
   constexpr std::uint64_t size = mebibyte;
   if (!tells_what_stores_cost(io_, path_)) GTEST_SKIP() << "nothing tells what a store costs";
@@ -211,6 +233,138 @@ TEST_F(mapped_file_update, that_follow_one_another_go_off_the_loop_once_per_64_k
           expected += bytes;
         EXPECT_TRUE(same(read_file(path_), expected.substr(0, size)));
       }
+}
+
+TEST_F(mapped_file_update, that_follow_one_another_may_be_under_way_at_the_same_time) {
+  constexpr std::uint64_t size = 4 * mebibyte;
+  if (!tells_what_stores_cost(io_, path_)) GTEST_SKIP() << "nothing tells what a store costs";
+  for (const mapio::write_path writes : {mapio::write_path::automatic, mapio::write_path::mapped})
+    for (const int appenders : {8, 64})
+      for (const std::size_t length : {64U, 1000U, 5000U}) {
+        SCOPED_TRACE(std::to_string(appenders) + " of " + std::to_string(length));
+        const auto open = [&] {
+          open_options options = creating(size);
+          options.writes = writes;
+          return opened(options);
+        };
+        EXPECT_TRUE(stays_on_the_loop(size, open, [&](mapped_file& file) {
+          std::uint64_t tail = 0;
+          const auto appender = [&](char name) -> work {
+            const std::string bytes(length, name);
+            while (tail + length <= size)
+              co_await file.update_region(std::exchange(tail, tail + length), asio::buffer(bytes));
+          };
+          int ended = 0;
+          for (int i = 0; i < appenders; ++i)
+            asio::co_spawn(io_, appender(static_cast<char>('0' + i)),
+                           [&](const std::exception_ptr& failure) {
+                             EXPECT_EQ(failure, nullptr);
+                             ++ended;
+                           });
+          ASSERT_TRUE(support::run_until(io_, [&] { return ended == appenders; }));
+          const std::string text = read_file(path_);
+          for (std::uint64_t at = 0; at + length <= tail; at += length)
+            EXPECT_TRUE(text[at] >= '0' && text.find_first_not_of(text[at], at) >= at + length)
+                << at;
+        }));
+      }
+}
+
+/// Records that are appended at the same time: most wait for one that is off the loop.
+class appended_records {
+ public:
+  static constexpr std::size_t count = 64;
+  static constexpr std::size_t length = 100;
+
+  void append(mapped_file& file, std::size_t i) {
+    bytes_[i] = pattern(length, i);
+    file.update_region(i * length, asio::buffer(bytes_[i]),
+                       asio::bind_cancellation_slot(signals[i].slot(), outcomes[i].handler()));
+  }
+  void append_all(mapped_file& file) {
+    for (std::size_t i = 0; i < count; ++i)
+      append(file, i);
+  }
+  bool are_over() const {
+    return std::all_of(outcomes.begin(), outcomes.end(),
+                       [](const outcome& o) { return o.calls != 0; });
+  }
+  /// Those that say so are in the file, and the others are not.
+  void expect_in(const fs::path& path) const {
+    const std::string text = read_file(path);
+    for (std::size_t i = 0; i < count; ++i) {
+      EXPECT_EQ(outcomes[i].calls, 1) << i;
+      const bool is_written = !outcomes[i].error;
+      EXPECT_TRUE(is_written || outcomes[i].error == support::aborted) << i;
+      EXPECT_EQ(outcomes[i].bytes, is_written ? length : 0) << i;
+      EXPECT_EQ(text.substr(i * length, length), is_written ? bytes_[i] : std::string(length, '\0'))
+          << i;
+    }
+  }
+
+  std::array<asio::cancellation_signal, count> signals;
+  std::array<outcome, count> outcomes;
+
+ private:
+  std::array<std::string, count> bytes_;
+};
+
+TEST_F(mapped_file_update, that_follow_one_another_are_each_cancelled_alone) {
+  for (const std::size_t first : {0U, 1U, 2U, 3U}) {
+    mapped_file file = created(mebibyte);
+    appended_records records;
+    records.append_all(file);
+    for (std::size_t i = first; i < records.count; i += 2 + first)
+      records.signals[i].emit(asio::cancellation_type::terminal);
+    ASSERT_TRUE(support::run_until(io_, [&] { return records.are_over(); }));
+    for (std::size_t i = 0; i < records.count; ++i) {
+      const bool was_cancelled = i >= first && (i - first) % (2 + first) == 0;
+      EXPECT_TRUE(was_cancelled || records.outcomes[i].ok()) << i;
+    }
+    records.expect_in(path_);
+    run([&]() -> work { co_await file.close(); });
+    fs::remove(path_);
+  }
+}
+
+TEST_F(mapped_file_update, that_follow_one_another_end_with_the_file) {
+  mapped_file file = created(mebibyte);
+  appended_records records;
+  records.append_all(file);
+  outcome closed;
+  file.close(closed.handler());
+  finish(closed);
+  EXPECT_TRUE(closed.ok());
+  ASSERT_TRUE(support::run_until(io_, [&] { return records.are_over(); }));
+  records.expect_in(path_);
+  EXPECT_TRUE(support::run_until(io_, [&] { return !support::is_mapped(path_); }));
+}
+
+TEST_F(mapped_file_update, that_follow_one_another_end_with_their_context_alone) {
+  for (const std::size_t of_the_other : {0U, 1U, 2U, 3U}) {
+    mapped_file file = created(mebibyte);
+    appended_records records;
+    {
+      asio::io_context other_io;
+      mapped_file other(other_io.get_executor(), file.map());
+      for (std::size_t i = 0; i < records.count; ++i)
+        records.append(i % 4 == of_the_other ? other : file, i);
+    }
+    const auto is_here = [&](std::size_t i) { return i % 4 != of_the_other; };
+    ASSERT_TRUE(support::run_until(io_, [&] {
+      std::size_t over = 0;
+      for (std::size_t i = 0; i < records.count; ++i)
+        over += is_here(i) && records.outcomes[i].calls != 0 ? 1 : 0;
+      return over == records.count * 3 / 4;
+    }));
+    for (std::size_t i = 0; i < records.count; ++i) {
+      EXPECT_EQ(records.outcomes[i].calls, is_here(i) ? 1 : 0) << i;
+      EXPECT_TRUE(!is_here(i) || records.outcomes[i].ok()) << i;
+    }
+    run([&]() -> work { co_await file.close(); });
+    EXPECT_FALSE(support::is_mapped(path_));
+    fs::remove(path_);
+  }
 }
 
 TEST_F(mapped_file_update, that_follow_one_another_make_at_most_as_many_pages_dirty_again) {
@@ -338,6 +492,72 @@ TEST_F(mapped_file_update, that_follow_one_another_on_a_full_disk_say_that_it_is
     });
   });
   if (!is_mounted) GTEST_SKIP() << "mounting is not allowed here";
+}
+
+TEST_F(mapped_file_update, that_is_off_the_loop_when_a_cut_begins_happens_before_it) {
+  write_file(path_, pattern(8 * page()));
+  open_options options = read_write();
+  options.writes = mapio::write_path::file;
+  mapped_file file = opened(options);
+  std::vector<outcome> before(6);
+  for (std::uint64_t i = 0; i < before.size(); ++i)
+    file.update_region((2 + i) * page(), asio::buffer("x", 1), before[i].handler());
+  outcome cut;
+  file.resize(2 * page(), cut.handler());
+  outcome behind_it;
+  file.update_region(2 * page(), asio::buffer("y", 1), behind_it.handler());
+  outcome flush_behind_it;
+  file.flush_range(2 * page(), 1, flush_behind_it.handler());
+  outcome inside;
+  file.update_region(page() + 1, asio::buffer("z", 1), inside.handler());
+  for (const outcome& o : before)
+    EXPECT_EQ(o.calls, 0);
+  finish(cut);
+  EXPECT_TRUE(cut.ok()) << cut.error.message();
+  for (const outcome& o : before) {
+    finish(o);
+    EXPECT_TRUE(o.ok()) << o.error.message();
+    EXPECT_EQ(o.bytes, 1U);
+  }
+  finish(behind_it);
+  EXPECT_EQ(behind_it.error, errc::out_of_range);
+  finish(flush_behind_it);
+  EXPECT_EQ(flush_behind_it.error, errc::out_of_range);
+  finish(inside);
+  EXPECT_TRUE(inside.ok()) << inside.error.message();
+  std::string expected = pattern(8 * page()).substr(0, 2 * page());
+  expected[page() + 1] = 'z';
+  EXPECT_TRUE(same(read_file(path_), expected));
+}
+
+/// Counts the pages of a part of a mapping of the whole file that are in memory.
+std::ptrdiff_t resident_pages(const support::foreign_mapping& all, std::size_t length) {
+  std::vector<unsigned char> pages(length / page());
+  EXPECT_EQ(::mincore(all.data(), length, pages.data()), 0);
+  return std::count_if(pages.begin(), pages.end(), [](unsigned char p) { return (p & 1) != 0; });
+}
+
+TEST_F(mapped_file_prefetch, stops_early_when_it_is_cancelled) {
+  constexpr std::uint64_t size = 256 * mebibyte;
+  constexpr int attempts = 10;  // It may be over before this thread has a processor.
+  bool stopped = false;
+  for (int i = 0; i < attempts && !stopped; ++i) {
+    fs::remove(path_);
+    write_file(path_, "");
+    fs::resize_file(path_, size);
+    const support::foreign_mapping all(path_, size, support::foreign_mapping::access::read);
+    mapped_file file = opened(read_only());
+    outcome prefetch;
+    asio::cancellation_signal signal;
+    file.prefetch(asio::bind_cancellation_slot(signal.slot(), prefetch.handler()));
+    ASSERT_TRUE(support::run_until(
+        io_, [&] { return prefetch.calls != 0 || resident_pages(all, page()) != 0; }));
+    signal.emit(asio::cancellation_type::terminal);
+    finish(prefetch);
+    stopped = prefetch.error == support::aborted &&
+              resident_pages(all, size) < static_cast<std::ptrdiff_t>(size / page());
+  }
+  EXPECT_TRUE(stopped);
 }
 
 // mincore says of a file that one could not write to that all of it is in memory.

@@ -106,9 +106,11 @@ struct operation {
 
   verb kind{};
   call what = call::work;
-  bool dropped = false;   // the engine shut down before carrying it out
-  bool enrolled = false;  // the engine knows it as outstanding
-  bool may_wait = false;  // even where the OS is told that it must not
+  bool dropped = false;     // the engine shut down before carrying it out
+  bool enrolled = false;    // the engine knows it as outstanding
+  bool may_wait = false;    // even where the OS is told that it must not
+  bool leads = false;       // an update: others wait to be stored behind it,
+  bool has_waited = false;  // or it waited so for one that made nothing ready
   bool flag =
       false;  // flush: durability::started; resize: to the size that it has; else: the whole file
   std::atomic<std::uint8_t> place{0};  // the backend's own: queued, running
