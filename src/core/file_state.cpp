@@ -721,16 +721,20 @@ std::size_t file_state::store_mapped(std::uint64_t offset, const void* bytes, st
                                      failure& why) noexcept {
   std::size_t done = 0;
   why = with_window(current_, closed_, offset, n, [&](extent& e) {
-    if (n == 0) return no_failure;
-    const std::uint32_t failures = flushes_.failures();
-    done = platform::guarded_copy(e.base() + offset, bytes, n);
-    if (done == n) [[likely]] {
-      mark_stored(e, offset, offset + n, failures);
-      return no_failure;
-    }
-    return store_fault(e, offset, bytes, done, failures);
+    return n == 0 ? no_failure : store_in(e, offset, bytes, n, done);
   });
   return done;
+}
+
+// Where the range is pinned, or a window is open on it.
+failure file_state::store_in(extent& e, std::uint64_t offset, const void* bytes, std::size_t n,
+                             std::size_t& done) noexcept {
+  const std::uint32_t failures = flushes_.failures();
+  done = platform::guarded_copy(e.base() + offset, bytes, n);
+  if (done != n) [[unlikely]]
+    return store_fault(e, offset, bytes, done, failures);
+  mark_stored(e, offset, offset + n, failures);
+  return no_failure;
 }
 
 std::size_t file_state::load(std::uint64_t offset, void* bytes, std::size_t n,
@@ -1136,7 +1140,7 @@ bool file_state::may_store_at_once(const operation& op) const noexcept {
 // True: it is over.
 bool file_state::store_at_once(operation& op) noexcept {
   bool stored = false;
-  const failure why = with_window(current_, closed_, op.offset, op.length, [&](extent& e) {
+  const auto store = [&](extent& e) {
     if (!e.stored.all(op.offset, op.offset + op.length)) return no_failure;
     if (!is_still_dirty(e, op.offset, op.length)) {
       e.stored.clear(page_floor(op.offset), page_ceil(op.offset + op.length));
@@ -1160,19 +1164,37 @@ bool file_state::store_at_once(operation& op) noexcept {
     }
     mark_stored(e, op.offset, op.offset + op.length, failures);
     return no_failure;
-  });
+  };
+  const failure why = op.range ? with_pinned(op, store)
+                               : with_window(current_, closed_, op.offset, op.length, store);
   if (why != no_failure) op.error = error_of(why);
   return stored || why != no_failure;
 }
 
+// A cut waits for pins, and what came before it happens.
+template <class Use>
+failure file_state::with_pinned(const operation& op, Use use) noexcept {
+  if (closed_.load(std::memory_order_acquire)) return errc::not_open;
+  return use(*op.range.owner());
+}
+
 void file_state::store_all(operation* op) noexcept {
-  failure why{};
-  op->file->worker_stores_.fetch_add(1, std::memory_order_relaxed);
-  for (std::size_t i = 0; i < op->buffer_count && why == no_failure; ++i)
-    op->transferred += op->file->store_mapped(op->offset + op->transferred, op->buffers[i].data(),
-                                              op->buffers[i].size(), why);
+  file_state& file = *op->file;
+  file.worker_stores_.fetch_add(1, std::memory_order_relaxed);
+  const failure why = file.with_pinned(*op, [&](extent& e) {
+    for (std::size_t i = 0; i < op->buffer_count; ++i) {
+      const asio::const_buffer& b = op->buffers[i];
+      if (b.size() == 0) continue;
+      std::size_t done = 0;
+      const failure fault =
+          file.store_in(e, op->offset + op->transferred, b.data(), b.size(), done);
+      op->transferred += done;
+      if (fault != no_failure) return fault;
+    }
+    return no_failure;
+  });
   op->error = verdict_on_copy(*op, why);
-  if (!op->error && op->length <= most_at_once) op->file->know_dirty(op->offset, op->length);
+  if (!op->error && op->length <= most_at_once) file.know_dirty(op->offset, op->length);
 }
 
 bool file_state::start_update(operation& op) noexcept {
@@ -1206,27 +1228,29 @@ void file_state::update_off_loop(operation& op) noexcept {
   extent& e = *op.range.owner();
   const std::uint64_t end = op.offset + op.length;
   const bool may_store = may_store_at_once(op);
-  const std::uint64_t run = may_store ? runs_.before(op.offset) : 0;
-  if (may_store && follow(op, run != 0)) return;
-  if (const std::uint64_t ready = ready_end(e, op, run); ready != 0 && lead(op, ready, false)) {
+  const update_runs::place place = may_store ? runs_.find(op.offset) : update_runs::place();
+  const bool has_company = may_store && !op.is_alone && may_make_ready();
+  if (has_company && follow(op, place)) return;
+  const std::uint64_t ready = has_company ? ready_end(e, op, place.before) : 0;
+  if (ready != 0 && lead(op, place.run, ready, false)) {
     make_ready_ahead(op, ready);
-  } else if (ready != 0 && follow(op, true)) {
+  } else if (ready != 0 && follow(op, place)) {
     return;  // Another thread's came first.
   } else if (may_store && options_.writes != write_path::mapped && e.dirty.all(op.offset, end) &&
              worth_storing(e, op.offset, op.length)) {
-    lead(op, page_ceil(end), false);
+    if (has_company) lead(op, place.run, page_ceil(end), false);
     make_ready(op);
   } else {
-    const bool may_lead = run != 0 && !op.has_waited && may_make_ready();
-    if (may_lead && !lead(op, page_ceil(end), true) && follow(op, true)) return;
+    const bool may_lead = has_company && place.before != 0 && !op.has_waited;
+    if (may_lead && !lead(op, place.run, page_ceil(end), true) && follow(op, place)) return;
     go_off_loop(op);
   }
   op.runner->submit(op);
 }
 
-// Of updates that go on from one another, and are under way at the same time, one goes off the
-// loop. The others follow it: they wait, and are stored when it is over. Those further ahead than
-// this would wait for too many of them.
+// Of updates of one context that go on from one another, and are under way at the same time, one
+// goes off the loop. The others follow it: they wait, and are stored when it is over. Those further
+// away than this would wait for too many of them.
 constexpr std::uint64_t most_followed = 16 * most_ahead;
 
 bool file_state::may_make_ready() const noexcept {
@@ -1236,52 +1260,77 @@ bool file_state::may_make_ready() const noexcept {
 }
 
 // True: others follow until end_lead().
-bool file_state::lead(operation& op, std::uint64_t end, bool by_writing) noexcept {
+bool file_state::lead(operation& op, unsigned run, std::uint64_t end, bool by_writing) noexcept {
   std::lock_guard lock(mutex_);
-  if (lead_.is_on.load(std::memory_order_relaxed)) return false;
+  update_lead& l = leads_[run];
+  if (l.by != nullptr) return false;
   op.leads = true;
-  lead_.begin = page_floor(op.offset);
-  lead_.end = end;
-  lead_.by_writing = by_writing;
-  lead_.is_on.store(true, std::memory_order_relaxed);
+  l.by = &op;
+  l.home = op.home.get();
+  l.begin = page_floor(op.offset);
+  l.end = end;
+  l.by_writing = by_writing;
+  leading_.fetch_add(1, std::memory_order_relaxed);
   return true;
 }
 
 operation_list file_state::end_lead(operation& op) noexcept {
   if (!std::exchange(op.leads, false)) return {};
   std::lock_guard lock(mutex_);
-  lead_.is_on.store(false, std::memory_order_relaxed);
-  return std::move(lead_.followers);
+  update_lead& l = *std::find_if(leads_.begin(), leads_.end(),
+                                 [&op](const update_lead& it) { return it.by == &op; });
+  l.by = nullptr;
+  leading_.fetch_sub(1, std::memory_order_relaxed);
+  return std::move(l.followers);
 }
 
-// Waits for the update that leads, where that makes its pages ready, or will as it goes on. One
-// that writes through the file makes nothing ready itself: who has waited for it does not wait for
-// the next such.
-bool file_state::follow(operation& op, bool goes_on) noexcept {
-  if (!lead_.is_on.load(std::memory_order_relaxed)) return false;
-  std::lock_guard lock(mutex_);
+// Waits for an update that leads, where that makes its pages ready, or will as it goes on. One that
+// writes through the file makes nothing ready itself: who has waited for it does not wait for the
+// next such. Nor does one wait for another context, whose loop may not run.
+bool file_state::follow(operation& op, const update_runs::place& place) noexcept {
+  if (leading_.load(std::memory_order_relaxed) == 0) return false;
   const std::uint64_t end = op.offset + op.length;
-  const bool is_covered = !lead_.by_writing && op.offset >= lead_.begin && end <= lead_.end;
-  // Or left behind, by one on another thread.
-  const bool is_expected = goes_on && op.offset < lead_.end + most_followed &&
-                           end + most_followed > lead_.begin &&
-                           !(lead_.by_writing && op.has_waited);
-  if (!lead_.is_on.load(std::memory_order_relaxed) || !(is_covered || is_expected)) return false;
-  op.has_waited = lead_.by_writing;
+  std::lock_guard lock(mutex_);
+  const auto covers = [&](const update_lead& l) {
+    return l.by != nullptr && l.home == op.home.get() && !l.by_writing && op.offset >= l.begin &&
+           end <= l.end;
+  };
+  update_lead* l = std::find_if(leads_.begin(), leads_.end(), covers);
+  if (l == leads_.end()) {
+    l = &leads_[place.run];
+    const bool is_near = op.offset < l->end + most_followed && end + most_followed > l->begin;
+    if (place.before == 0 || l->by == nullptr || l->home != op.home.get() || !is_near ||
+        (l->by_writing && op.has_waited))
+      return false;
+  }
+  op.has_waited = l->by_writing;
   op.done = [](operation* self) noexcept {
     if (is_given_up(*self)) return finish(*self, asio::error::operation_aborted);
     if (!self->file->store_at_once(*self)) return self->file->update_off_loop(*self);
     if (self->error == errc::not_open) self->error = overtaken_by_close(*self);
     finish_update(*self);
   };
-  lead_.followers.push(op);
+  l->followers.push(op);
   return true;
 }
+
+namespace {
+
+// What failed for the one that they followed may fail for each: not one after the other.
+operation_list each_alone(operation_list followers) noexcept {
+  for (operation* it = followers.front(); it != nullptr; it = it->next)
+    it->is_alone = true;
+  return followers;
+}
+
+}  // namespace
 
 // Of one that was not over at once. What the policy asks for is still to be done.
 void file_state::finish_update(operation& op) noexcept {
   const std::shared_ptr<file_state> file = op.file;
   operation_list followers = file->end_lead(op);
+  if (op.error && op.error != asio::error::operation_aborted)
+    followers = each_alone(std::move(followers));
   if (op.dropped || file->end_update(op)) finish(op);
   continue_all(std::move(followers));
 }
@@ -1307,7 +1356,7 @@ std::uint64_t file_state::ready_end(extent& e, const operation& op, std::uint64_
   const std::uint64_t end = op.offset + op.length;
   std::uint64_t ahead = std::min(run, most_ahead);
   std::uint64_t most_end = page_ceil(e.limit.load(std::memory_order_relaxed));
-  if (run < page || !may_make_ready() || lead_.is_on.load(std::memory_order_relaxed)) return 0;
+  if (run < page) return 0;
   if (medium_ == medium::local && options_.writes != write_path::mapped) {
     // Where folios are large the pages behind tell of it: not beyond where one may begin.
     const std::uint64_t window = largest_folio * page;
@@ -1354,10 +1403,21 @@ void file_state::make_ready(operation& op) noexcept {
         self->runner->submit(*self);
         return;
       }
+      if (self->error && !is_given_up(*self)) return write_instead(*self);
       if (!self->error) store_all(self);
     }
     finish_update(*self);
   };
+}
+
+// Pages cannot be made ready: a write through the file tells what is wrong, if it is about the
+// update's own pages at all.
+void file_state::write_instead(operation& op) noexcept {
+  operation_list followers = each_alone(op.file->end_lead(op));
+  op.error = {};
+  op.file->go_off_loop(op);
+  op.runner->submit(op);
+  continue_all(std::move(followers));
 }
 
 // The same for an update that others are expected behind, and for pages up to `end`.
@@ -1371,11 +1431,7 @@ void file_state::make_ready_ahead(operation& op, std::uint64_t end) noexcept {
       // Linux before 5.14, and Windows, make nothing ready that is not stored into.
       if (self->error == std::errc::invalid_argument)
         file.can_make_ready_.store(false, std::memory_order_relaxed);
-      // Whatever else it is about pages that the update has not asked for.
-      self->error = {};
-      file.go_off_loop(*self);
-      self->runner->submit(*self);
-      return;
+      return write_instead(*self);
     }
     store_all(self);
     if (!self->error && file.runs_.syncs() == self->syncs_seen) {
@@ -1688,7 +1744,9 @@ bool file_state::start_flush(operation& op, bool whole_file) noexcept {
 bool file_state::withdraw(operation& op, bool interrupt) noexcept {
   if (op.kind == verb::next_chunk) return static_cast<chunk_operation&>(op).reader->withdraw(op);
   std::unique_lock lock(mutex_);
-  if (flushes_.withdraw(op, interrupt) || lead_.followers.remove(op)) return true;
+  if (flushes_.withdraw(op, interrupt)) return true;
+  for (update_lead& l : leads_)
+    if (l.by != nullptr && l.home == op.home.get() && l.followers.remove(op)) return true;
   if (op.kind != verb::resize) return false;
   if (resize_under_way_ == &op) {
     if (!std::exchange(resize_waits_for_pins_, false)) return false;

@@ -13,6 +13,7 @@
 #include <mapio/detail/operation.hpp>
 #include <mapio/mapping.hpp>
 
+#include <array>
 #include <atomic>
 #include <filesystem>
 #include <memory>
@@ -184,13 +185,18 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   static void store_all(operation* op) noexcept;
   bool may_store_at_once(const operation& op) const noexcept;
   bool store_at_once(operation& op) noexcept;
+  template <class Use>
+  failure with_pinned(const operation& op, Use use) noexcept;
+  failure store_in(extent& e, std::uint64_t offset, const void* bytes, std::size_t n,
+                   std::size_t& done) noexcept;
   void update_off_loop(operation& op) noexcept;
   bool may_make_ready() const noexcept;
-  bool lead(operation& op, std::uint64_t end, bool by_writing) noexcept;
+  bool lead(operation& op, unsigned run, std::uint64_t end, bool by_writing) noexcept;
   operation_list end_lead(operation& op) noexcept;
-  bool follow(operation& op, bool goes_on) noexcept;
+  bool follow(operation& op, const update_runs::place& place) noexcept;
   static void finish_update(operation& op) noexcept;
   static void give_up_update(operation& op) noexcept;
+  static void write_instead(operation& op) noexcept;
   std::uint64_t ready_end(extent& e, const operation& op, std::uint64_t run) noexcept;
   void make_ready(operation& op) noexcept;
   void make_ready_ahead(operation& op, std::uint64_t end) noexcept;
@@ -286,14 +292,17 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   page_advice advice_;
   std::atomic<std::uint64_t> last_engine_{0};
   std::vector<std::weak_ptr<engine>> engines_;
-  /// The update that is off the loop on behalf of others, too.
+  /// An update that is off the loop on behalf of others, too.
   struct update_lead {
-    std::atomic<bool> is_on{false};
-    bool by_writing = false;  // through the file
-    std::uint64_t begin = 0;  // of what it makes ready
+    const operation* by = nullptr;
+    const engine* home = nullptr;  // of all of them
+    bool by_writing = false;       // through the file
+    std::uint64_t begin = 0;       // of what it makes ready
     std::uint64_t end = 0;
     operation_list followers;
-  } lead_;
+  };
+  std::array<update_lead, update_runs::most + 1> leads_;  // by runs; the last is of none
+  std::atomic<unsigned> leading_{0};                      // how many there are, by the mutex
   flush_scheduler flushes_;
 
   std::atomic<std::uint64_t> counted_{0};  // bytes or writes, by the policy, since the last flush

@@ -15,6 +15,8 @@ namespace detail {
 /// log, beside others, such as its header. Hints: threads that update at once may lose some.
 class update_runs {
  public:
+  static constexpr unsigned most = 4;
+
   void note(std::uint64_t offset, std::uint64_t length) noexcept {
     const std::uint32_t syncs = syncs_.load(std::memory_order_relaxed);
     const unsigned newest = newest_.load(std::memory_order_relaxed);
@@ -30,16 +32,21 @@ class update_runs {
     use(oldest);
     runs_[oldest].begin(offset, length, syncs);
   }
-  /// Returns how many bytes were written right before an update that was noted, one behind the
-  /// other, since the last sync began.
-  std::uint64_t before(std::uint64_t offset) const noexcept {
+  /// Where an update is that was noted.
+  struct place {
+    unsigned run = most;       // which one it goes on with; `most`: none
+    std::uint64_t before = 0;  // bytes written right before it since the last sync began
+  };
+  place find(std::uint64_t offset) const noexcept {
     const std::uint32_t syncs = syncs_.load(std::memory_order_relaxed);
-    for (const run& r : runs_)
-      if (const std::uint64_t start = r.start.load(std::memory_order_relaxed);
-          start <= offset && offset < r.end.load(std::memory_order_relaxed) &&
+    for (unsigned i = 0; i < most; ++i) {
+      const run& r = runs_[i];
+      const std::uint64_t start = r.start.load(std::memory_order_relaxed);
+      if (start <= offset && offset < r.end.load(std::memory_order_relaxed) &&
           r.syncs.load(std::memory_order_relaxed) == syncs)
-        return offset - start;
-    return 0;
+        return {i, offset - start};
+    }
+    return {};
   }
   /// What was written so far is on the disk, or on its way: the run that ends at `end` begins
   /// there.
@@ -93,7 +100,7 @@ class update_runs {
                                      runs_[other].used.load(std::memory_order_relaxed)) < 0;
   }
 
-  std::array<run, 4> runs_;
+  std::array<run, most> runs_;
   std::atomic<unsigned> newest_{0};
   std::atomic<std::uint32_t> uses_{0};
   std::atomic<std::uint32_t> syncs_{0};

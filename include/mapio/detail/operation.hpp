@@ -110,7 +110,8 @@ struct operation {
   bool enrolled = false;    // the engine knows it as outstanding
   bool may_wait = false;    // even where the OS is told that it must not
   bool leads = false;       // an update: others wait to be stored behind it,
-  bool has_waited = false;  // or it waited so for one that made nothing ready
+  bool has_waited = false;  // or it waited so for one that made nothing ready,
+  bool is_alone = false;    // or must not wait any more
   bool flag =
       false;  // flush: durability::started; resize: to the size that it has; else: the whole file
   std::atomic<std::uint8_t> place{0};  // the backend's own: queued, running
