@@ -2271,7 +2271,11 @@ bool file_state::map_anew(operation& op, std::uint64_t new_size) noexcept {
         e->map_again(op.handle, options_.mode, size, wanted_capacity(options_, size, huge_page_));
     std::uint64_t real_size = 0;
     if (!error || op.error || platform::file_size(op.handle, real_size) || real_size >= size) break;
-    // Others have cut it meanwhile, and no more than it has can be mapped: so that came before.
+    // Others have cut it meanwhile, and no more than it has can be mapped: so that came before. It
+    // is mapped by now, and so not cut should they have made it larger again.
+    op.what = call::allocate;
+    op.at = 0;
+    op.count = size;
     platform::perform(op);
   }
   op.what = call::work;

@@ -103,13 +103,13 @@ std::error_code set_size(HANDLE file, std::uint64_t size) noexcept {
   const auto end_of_wait = std::chrono::steady_clock::now() + longest_wait;
   FILE_END_OF_FILE_INFO end{};
   end.EndOfFile.QuadPart = static_cast<LONGLONG>(size);
-  for (;;) {
+  for (bool is_last = false;;) {
     const std::error_code error =
         succeeded(::SetFileInformationByHandle(file, FileEndOfFileInfo, &end, sizeof end));
     file_identity identity;
-    if (error != error_of(ERROR_USER_MAPPED_FILE) || identity.ask(file) ||
-        !wait_for_unmapping(identity, end_of_wait))
-      return error;
+    if (error != error_of(ERROR_USER_MAPPED_FILE) || is_last || identity.ask(file)) return error;
+    // Once more all the same: the one that was in the way may have gone before it was looked for.
+    is_last = !wait_for_unmapping(identity, end_of_wait);
   }
 }
 
@@ -495,10 +495,14 @@ void perform(operation& op) noexcept {
     // A file that is not sparse has its blocks with its size. One that others have made larger than
     // that is not cut: by this nothing is, and it might be mapped.
     zero_to_page_end(op.address);
+    const std::uint64_t end = op.at + op.count;
     std::uint64_t size = 0;
     op.error = file_size(op.handle, size);
-    if (!op.error && size < op.at + op.count)
-      op.error = windows::set_size(op.handle, op.at + op.count);
+    if (op.error || size >= end) return;
+    op.error = windows::set_size(op.handle, end);
+    // Or have made it larger since it was asked for its size.
+    if (op.error == error_of(ERROR_USER_MAPPED_FILE) && !file_size(op.handle, size) && size >= end)
+      op.error = {};
     return;
   }
   case call::truncate:
