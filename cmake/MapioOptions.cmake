@@ -30,4 +30,8 @@ function(mapio_own_code target)
   target_compile_options(${target} PRIVATE
     $<$<CXX_COMPILER_ID:GNU,Clang,AppleClang>:-Wall;-Wextra;-Wpedantic;-Wconversion;-Wshadow>
     $<$<AND:$<BOOL:${MAPIO_WARNINGS_AS_ERRORS}>,$<CXX_COMPILER_ID:GNU,Clang,AppleClang>>:-Werror>)
+  if(CMAKE_UNITY_BUILD)
+    # GCC takes what is in no header for one that several units include, as soon as sources are merged.
+    target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>)
+  endif()
 endfunction()

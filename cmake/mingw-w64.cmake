@@ -14,6 +14,9 @@ set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
 set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
 set(CMAKE_FIND_ROOT_PATH_MODE_PACKAGE ONLY)
 
+# Merged sources have more functions, each in sections of its own, than an object file can have else.
+set(CMAKE_CXX_FLAGS_INIT -Wa,-mbig-obj)
+
 # Programs that need no library of the compiler's beside them.
 set(CMAKE_EXE_LINKER_FLAGS_INIT -static)
 
