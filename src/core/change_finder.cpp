@@ -1635,7 +1635,10 @@ void change_finder::compare(watched_folder& folder, const file_name& name, const
     return came(folder, name, look);
   watched_entry& entry = known->second;
   entry.listing = folder.listing;
-  const auto kind = difference(entry.seen, look, at_least);
+  // What a listing found may be what this tells of, and was told to nobody.
+  const bool is_news = !entry.is_told && (at_least & notice::touched) != 0 && !look.is_folder &&
+                       look.modified > folder.root.begin;
+  const auto kind = difference(entry.seen, look, is_news ? at_least | notice::modified : at_least);
   entry.seen = look;
   if (kind) {
     entry.is_told = true;
