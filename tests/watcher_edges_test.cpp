@@ -276,13 +276,17 @@ TEST_F(watcher_edges, are_watched_whatever_bytes_are_in_a_name) {
 TEST_F(watcher_edges, tell_of_what_was_there_for_a_moment) {
   for (const char* commands : {"echo text > f; rm f", "echo text > g; mv g f; mv f g"}) {
     SCOPED_TRACE(commands);
-    changes_.add(file_, missing());
-    shell(commands);
-    ASSERT_TRUE(all_.wait_for(change_kind::removed, file_));
+    // Not in the same folder: by Wine nothing may be told of one that is watched again just after a
+    // notice came that nobody was to hear.
+    const fs::path folder = dir_ / std::to_string(std::string(commands).size());
+    fs::create_directory(folder);
+    changes_.add(folder / "f", missing());
+    support::run_commands(folder, commands);
+    ASSERT_TRUE(all_.wait_for(change_kind::removed, folder / "f"));
     EXPECT_EQ(all_.seen[0].kind, change_kind::created);
     EXPECT_EQ(all_.seen.size(), 2U);
     all_.seen.clear();
-    changes_.remove(file_);
+    changes_.remove(folder / "f");
   }
 }
 
