@@ -458,7 +458,8 @@ TEST_F(watcher_gap, that_nobody_reads_keeps_no_loop_busy) {
   bool is_marked = false;
   other.next([&](std::error_code, const change_event&) { is_marked = true; });
   write_nine_files(dir_.path());
-  shell("echo text > a/f; rm -r a");
+  shell("echo text > a/f");
+  shell(support::watched_folders_can_be_removed ? "rm -r a" : "rm a/f");
   // As many times as it looks for more to do, then not at all.
   ASSERT_TRUE(support::eventually([&] { return io_.run_for(20ms) == 0; }));
   write_file(mark_, "");
