@@ -440,7 +440,18 @@ void change_finder::remove(const watch_stream& stream, const std::filesystem::pa
     if (it == roots.end()) return;
     drop(*it->second);
     roots.erase(it);
+    for (const std::filesystem::path& came : s->take_those_who_came())
+      tell_content_of(*s, came);
     return;
+  }
+}
+
+/// Tells anew of a folder that is known to have come along with its content, and did not.
+void change_finder::tell_content_of(watch_stream& stream, const std::filesystem::path& came) {
+  for (const auto& [given, root] : stream.roots) {
+    if (!root->options.recursive || !root->tree || !is_in(came, given)) continue;
+    watched_folder* const folder = folder_in(*root, came.lexically_relative(given), true);
+    if (folder != nullptr && folder != root->tree.get() && begin_anew(*folder)) list(*folder);
   }
 }
 
@@ -507,9 +518,23 @@ void change_finder::end_if_unused(watch_id id) {
     if (!it->second.empty()) return;
     ids_.erase(it);
   }
-  source_.remove(id);
-  // Who placed a watch meanwhile must not count on it: this thread takes that in, and later.
-  misses_.fetch_add(1);
+  std::lock_guard lock(placing_mutex_);
+  if (placings_->load() != 0)
+    given_up_.push_back(id);
+  else
+    source_.remove(id);
+}
+
+void change_finder::end_those_given_up() {
+  if (given_up_.empty() || placings_->load() != 0) return;
+  for (const watch_id id : std::exchange(given_up_, {}))
+    end_if_unused(id);
+}
+
+change_finder::placing change_finder::begin_placing() {
+  std::lock_guard lock(placing_mutex_);
+  placings_->fetch_add(1);
+  return placing(placings_);
 }
 
 // --- telling
@@ -651,6 +676,12 @@ bool change_finder::takes_hints(watched_root& root) {
   return has_only_hints(root);
 }
 
+/// The same for what is told to those who gather, too, and so must have room.
+bool change_finder::takes_hints_or_lacks_room(watched_root& root) {
+  if (!root.stream.is_recovering && !root.stream.has_room()) lose(root.stream);
+  return has_only_hints(root);
+}
+
 void change_finder::hint_at_once(watched_root& root) {
   root.must_look = true;
   root.due = watch_clock::time_point::min();
@@ -767,6 +798,7 @@ void change_finder::read() {
 }
 
 change_finder::outcome change_finder::work(bool may_wait) {
+  end_those_given_up();
   for (; position_ < notices_.size(); ++position_)
     if (!look_at_urgent(may_wait) || !handle(notices_[position_], may_wait))
       return outcome::has_to_wait;
@@ -794,8 +826,7 @@ change_finder::outcome change_finder::work(bool may_wait) {
     if (!root.must_look && root.hinted.empty() && root.to_list.empty()) active_.erase(&root);
   }
   // Doubts that arose by looking too: no notice may follow that would be their turn.
-  if (!is_drained_ || !just_listed_.empty() || !doubted_.empty() || !told_over_.empty() ||
-      !names_told_over_.empty())
+  if (!is_drained_ || !just_listed_.empty() || !doubted_.empty() || has_told_over())
     return outcome::more;
   end_recoveries();
   return outcome::done;
@@ -1124,9 +1155,13 @@ void change_finder::written(watched_folder& folder, const notice& n, const file_
   }
   if (!look.exists && needs_no_look(folder.root, n)) return tell(folder, kind, n.name, {});
   if (look.exists && (!entry.seen.exists || look.is_same_file(entry.seen))) {
+    // What came was gone from where the look was made: this is the first to see its bytes.
+    const bool is_first_look = !entry.seen.exists;
     if (!look.is_folder && look.size < entry.seen.size) kind = change_kind::truncated;
     take_in(entry, look, kind, batch_);
-    return tell(folder, kind, n.name, look);
+    tell(folder, kind, n.name, look);
+    if (is_first_look && kind == change_kind::metadata) tell_new_bytes(folder, n.name, {}, look);
+    return;
   }
   // Something else has the name by now, of which there is other notice.
   doubt(folder, n.name, 0);
@@ -1148,7 +1183,7 @@ void change_finder::begin_move(const notice& n) {
       move.roots.push_back(root);
   }
   for (watched_folder* folder : folders) {
-    const bool is_hint = takes_hints(folder->root);
+    const bool is_hint = takes_hints_or_lacks_room(folder->root);
     const auto it = folder->entries.find(n.name);
     const bool is_known = it != folder->entries.end();
     // Who gathers may still be told of a rename, if the old name was told before.
@@ -1188,6 +1223,11 @@ bool change_finder::has_root_in(const watch_stream& stream, const std::filesyste
 /// Tells of a name that was moved to; what of `ending_` went there is taken out of it.
 void change_finder::end_move(const notice& n, const file_look& look) {
   concerned_ = ids_.at(n.id).folders;
+  // Who tells of a rename before those who tell that something is gone, and with it what is in it.
+  std::stable_partition(concerned_.begin(), concerned_.end(), [&](const watched_folder* folder) {
+    return std::any_of(ending_.entries.begin(), ending_.entries.end(),
+                       [&](const auto& e) { return &e.first->root == &folder->root; });
+  });
   const file_name& old_name = ending_.from.name;
 
   const std::vector<watched_root*> roots_there = roots_by_name(n);
@@ -1238,7 +1278,7 @@ void change_finder::end_move(const notice& n, const file_look& look) {
     auto source = std::find_if(ending_.entries.begin(), ending_.entries.end(), same_root);
     if (source == ending_.entries.end())
       source = std::find_if(ending_.entries.begin(), ending_.entries.end(), same_stream);
-    const bool is_hint = takes_hints(folder->root);
+    const bool is_hint = takes_hints_or_lacks_room(folder->root);
     if (source == ending_.entries.end() || folder->root.stream.is_recovering) {
       if (is_hint)
         hint(*folder, n.name, n.what);
@@ -1431,6 +1471,7 @@ bool change_finder::work_on(watched_root& root, int& budget) {
     while (!root.hinted.empty()) {
       watched_folder& folder = **root.hinted.begin();
       while (!folder.hints.empty()) {
+        if (has_told_over()) return false;
         if (!root.stream.has_room()) return true;
         if (--budget < 0) return false;
         auto hint = folder.hints.extract(folder.hints.begin());
@@ -1444,6 +1485,7 @@ bool change_finder::work_on(watched_root& root, int& budget) {
     root.due = watch_clock::time_point::max();
   }
   while (!root.to_list.empty()) {
+    if (has_told_over()) return false;
     if (!root.stream.has_room()) return true;
     if (budget <= 0) return false;
     list_some(**root.to_list.begin(), budget);
@@ -1462,7 +1504,14 @@ void change_finder::list_some(watched_folder& folder, int& budget) {
     --budget;
     file_look itself;
     if (!begin_listing(folder, itself)) return is_over();
-    if (has_changed_unlisted(folder, itself) && !begin_anew(folder)) return folder.reader.close();
+    if (has_changed_unlisted(folder, itself)) {
+      if (!begin_anew(folder)) return folder.reader.close();
+      if (has_told_over() && !folder.is_polled) {
+        // First.
+        folder.is_in_doubt = false;
+        return folder.reader.close();
+      }
+    }
   }
   file_name name;
   file_look look;

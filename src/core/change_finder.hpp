@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -136,10 +137,26 @@ class change_finder {
 
   explicit change_finder(watching::watch_source& source) : source_(source) {}
 
+  /// While one lives no watch is ended: who places one may be given one that is there already.
+  class placing {
+   public:
+    placing(placing&&) noexcept = default;
+    ~placing() {
+      if (count_) count_->fetch_sub(1);
+    }
+
+   private:
+    friend class change_finder;
+    explicit placing(std::shared_ptr<std::atomic<unsigned>> count) noexcept
+        : count_(std::move(count)) {}
+    std::shared_ptr<std::atomic<unsigned>> count_;
+  };
+  /// Any thread: before place(), and kept until what was placed is added or released.
+  placing begin_placing();
   /// Any thread; may wait.
   placed_watches place(const std::filesystem::path& path) const;
-  /// Counts the watches that were ended, and the notices of ones that nobody knew; place() before,
-  /// add() after the same number: all that was placed is there, and nothing about it was missed.
+  /// Counts the notices of watches that nobody knew; place() before, add() after the same number:
+  /// nothing about what was placed was missed.
   std::uint64_t misses() const noexcept { return misses_.load(); }
 
   void add(std::shared_ptr<watch_stream> stream, std::unique_ptr<watched_root> root,
@@ -215,6 +232,7 @@ class change_finder {
   void written(watched_folder& folder, const watching::notice& n, const watching::file_look& look);
 
   bool takes_hints(watched_root& root);
+  bool takes_hints_or_lacks_room(watched_root& root);
   void hint(watched_folder& folder, const watching::file_name& name, std::uint32_t what);
   void hint(watched_root& root, std::uint32_t what);
   void hint_at_once(watched_root& root);
@@ -251,6 +269,7 @@ class change_finder {
                                                   const watching::file_name& name);
   static void forget_what_was_seen(watched_folder& folder);
   void tell_folders_anew(watched_root& root, bool was_recursive);
+  void tell_content_of(watch_stream& stream, const std::filesystem::path& came);
   watched_folder* folder_in(watched_root& root, const std::filesystem::path& path, bool watches_it);
   void drop(watched_entry& entry);
   void drop(watched_folder& folder);
@@ -263,6 +282,9 @@ class change_finder {
   void fall_back(watched_root& root, const std::filesystem::path& path, std::error_code reason);
   void fall_back(watched_folder& folder, std::error_code reason);
   void note_told_over(const watched_root& by, const std::filesystem::path& path);
+  /// Tells whether tell_over_anew() has something to tell: before anybody tells of what came
+  /// instead.
+  bool has_told_over() const noexcept { return !told_over_.empty() || !names_told_over_.empty(); }
   void tell_over_anew();
   void end_recoveries();
 
@@ -281,9 +303,13 @@ class change_finder {
   void unsubscribe_own(watched_root& root);
   void unsubscribe_steps(watched_root& root);
   void end_if_unused(watching::watch_id id);
+  void end_those_given_up();
 
   watching::watch_source& source_;
   std::atomic<std::uint64_t> misses_{0};
+  std::mutex placing_mutex_;  // between a count that begins and a watch that ends
+  std::shared_ptr<std::atomic<unsigned>> placings_ = std::make_shared<std::atomic<unsigned>>(0);
+  std::vector<watching::watch_id> given_up_;  // while there were some
   std::vector<std::shared_ptr<watch_stream>> streams_;
   std::unordered_map<watching::watch_id, subscribers> ids_;
   std::vector<watched_root*> urgent_;

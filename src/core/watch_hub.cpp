@@ -54,13 +54,14 @@ void watch_hub::add(const std::shared_ptr<watch_stream>& stream, const std::file
   auto root = std::make_shared<std::unique_ptr<watched_root>>(
       std::make_unique<watched_root>(*stream, path, options, file));
   (*root)->begin = watching::file_clock();
+  const auto placing = std::make_shared<change_finder::placing>(finder_.begin_placing());
   const std::uint64_t misses = finder_.misses();
   change_finder::placed_watches placed = finder_.place((*root)->place);
   std::error_code error = placed.error;
   if (!error && !placed.look.exists && !options.allow_missing)
     error = make_error_code(std::errc::no_such_file_or_directory);
   if (error) {
-    request([placed](change_finder& finder) { finder.release(placed); });
+    request([placing, placed](change_finder& finder) { finder.release(placed); });
     throw std::system_error(error, "mapio::watcher::add: " + path.string());
   }
   // It may have changed since it was opened.
@@ -71,7 +72,7 @@ void watch_hub::add(const std::shared_ptr<watch_stream>& stream, const std::file
     watching::let_pass((*root)->begin);
   else
     (*root)->begin -= longest_tick;
-  request([=](change_finder& finder) {
+  request([=, placing = placing](change_finder& finder) {
     if (!stream->is_closed()) return finder.add(stream, std::move(*root), placed, misses);
     finder.release(placed);
   });

@@ -119,6 +119,8 @@ void watch_stream::push(change_event&& event, const watched_root* root,
   found_event found{std::move(event), length_of(root), length_of(previous_root)};
   std::lock_guard lock(mutex_);
   if (closed_.load(std::memory_order_relaxed)) return;
+  for (const std::filesystem::path& removed : removals_)
+    note_who_came(found, removed);
   if (std::any_of(removals_.begin(), removals_.end(),
                   [&](const auto& removed) { return !outlives(found, removed); }))
     return;
@@ -167,6 +169,8 @@ watch_stream::tell_renames_apart(const std::filesystem::path& root, bool with_ne
 void watch_stream::remove(const std::filesystem::path& path) {
   {
     std::lock_guard lock(mutex_);
+    for (const found_event& found : queue_)
+      note_who_came(found, path);
     removals_.push_back(path);
     if (!hub_->request_removal(shared_from_this(), path)) {
       removals_.pop_back();
@@ -175,6 +179,11 @@ void watch_stream::remove(const std::filesystem::path& path) {
     forget_events(path);
   }
   hub_->kick();
+}
+
+std::vector<std::filesystem::path> watch_stream::take_those_who_came() {
+  std::lock_guard lock(mutex_);
+  return std::exchange(came_, {});
 }
 
 void watch_stream::has_removed(const std::filesystem::path& path) noexcept {
@@ -196,6 +205,15 @@ void watch_stream::forget_events(const std::filesystem::path& removed) noexcept 
 bool watch_stream::is_of(const std::filesystem::path& root, const std::filesystem::path& path,
                          std::size_t given) {
   return given != 0 && std::filesystem::path(path.native().substr(0, given)) == root;
+}
+
+/// Of a folder that outlives() says to be created, though it is known in its new place already.
+void watch_stream::note_who_came(const found_event& found, const std::filesystem::path& removed) {
+  const change_event& event = found.event;
+  if (event.kind == change_kind::renamed && !event.size && found.given != 0 &&
+      is_of(removed, event.previous_path, found.given_before) &&
+      !is_of(removed, event.path, found.given))
+    came_.push_back(event.path);
 }
 
 /// Tells whether an event says something about other roots than one that is removed, and leaves

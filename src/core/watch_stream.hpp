@@ -63,6 +63,10 @@ class watch_stream final : public std::enable_shared_from_this<watch_stream> {
   /// created or replaced.
   std::vector<std::filesystem::path> tell_renames_apart(const std::filesystem::path& root,
                                                         bool with_new_ones);
+  /// Returns the folders whose renames were cut to what is left of them when remove() ended the
+  /// watch of the old name: they came with their content, of which nobody has told in the new
+  /// place.
+  std::vector<std::filesystem::path> take_those_who_came();
   /// What remove() asked for is done.
   void has_removed(const std::filesystem::path& path) noexcept;
 
@@ -82,6 +86,7 @@ class watch_stream final : public std::enable_shared_from_this<watch_stream> {
   static bool is_of(const std::filesystem::path& root, const std::filesystem::path& path,
                     std::size_t given);
   static bool outlives(found_event& found, const std::filesystem::path& removed);
+  void note_who_came(const found_event& found, const std::filesystem::path& removed);
   void forget_events(const std::filesystem::path& removed) noexcept;
   bool answer(change_operation& op, bool& room_is_wanted) noexcept;
   change_operation* take_waiting() noexcept;
@@ -93,6 +98,7 @@ class watch_stream final : public std::enable_shared_from_this<watch_stream> {
   mutable std::mutex mutex_;  // guards what follows
   std::deque<found_event> queue_;
   std::vector<std::filesystem::path> removals_;  // that are still to be carried out
+  std::vector<std::filesystem::path> came_;      // see take_those_who_came()
   change_operation* waiting_ = nullptr;
   bool wants_room_ = false;
   std::vector<watch_fallback> fallbacks_;

@@ -222,6 +222,86 @@ TEST_F(watcher_edges, tell_of_a_folder_that_takes_another_root_with_it) {
   EXPECT_TRUE(is_rebuilt(model, all_, dir_.path()));
 }
 
+// Told by one of them as a rename, it has its content; told by another one to be gone, it has none.
+TEST_F(watcher_edges, tell_of_a_folder_that_goes_from_one_of_three_roots_to_another) {
+  shell("mkdir -p t/b/a/c t/a; echo text > t/b/a/f");
+  changes_.add(dir_ / "t/a");
+  ASSERT_NO_FATAL_FAILURE(wait_until_listed(all_, dir_ / "t/a"));
+  changes_.add(dir_ / "t", recursive());
+  changes_.add(dir_ / "t/b", recursive());
+  rebuilt_tree model = known_tree(all_, io_, dir_ / "t", {dir_ / "t", dir_ / "t/b", dir_ / "t/a"});
+  ASSERT_FALSE(HasFailure());
+  fs::rename(dir_ / "t/b/a", dir_ / "t/a/b");
+  EXPECT_TRUE(is_rebuilt(model, all_, dir_ / "t"));
+}
+
+TEST_F(watcher_edges, tell_what_is_in_a_folder_that_came_from_a_root_that_is_removed) {
+  shell("mkdir -p t u/x/sub; echo text > u/x/f; echo text > u/x/sub/g");
+  changes_.add(dir_ / "t", recursive());
+  changes_.add(dir_ / "u", recursive());
+  rebuilt_tree model = known_tree(all_, io_, dir_ / "t", {dir_ / "t", dir_ / "u"});
+  ASSERT_FALSE(HasFailure());
+  all_.stop();
+  shell("mv u/x t/x");
+  take_notices(io_);
+  changes_.remove(dir_ / "u");
+  EXPECT_TRUE(is_rebuilt(model, all_, dir_ / "t"));
+}
+
+TEST_F(watcher_edges, tell_how_large_a_file_is_that_was_not_there_for_a_look) {
+  shell("mkdir -p top/d");
+  changes_.add(dir_ / "top", recursive());
+  rebuilt_tree model = known_tree(all_, io_, dir_ / "top", {dir_ / "top", dir_ / "top/d"});
+  ASSERT_FALSE(HasFailure());
+  all_.stop();
+  shell("echo text > top/d/h; mv top/d top/b; chmod 600 top/b/h");
+  EXPECT_TRUE(is_rebuilt(model, all_, dir_ / "top"));
+}
+
+// What one root tells to be gone before it was listed, the other one must not tell to be gone when
+// all of it has been told again.
+TEST_F(watcher_edges, tell_what_comes_to_a_root_in_a_tree_that_is_not_listed_yet) {
+  for (int round = 0; round < 10; ++round) {
+    const fs::path top = dir_ / std::to_string(round);
+    fs::create_directories(top / "a/b/c");
+    write_file(top / "a/b/f", "text");
+    for (int i = 0; i < 100; ++i)
+      fs::create_directories(top / std::to_string(i) / "d");
+    rebuilt_tree model;
+    model.files = rebuilt_tree::look_at(top);
+    watcher changes(io_);
+    listener all(io_, changes);
+    changes.add(top, recursive());
+    changes.add(top / "a");
+    write_file(top / "a/new", "new");
+    EXPECT_TRUE(is_rebuilt(model, all, top));
+  }
+}
+
+TEST_F(watcher_edges, that_gather_keep_no_more_renames_than_there_is_room_for) {
+  constexpr std::size_t capacity = 16;
+  shell("mkdir a; echo text > a/x");
+  watcher changes(io_, capacity);
+  listener all(io_, changes);
+  watch_options options;
+  options.coalesce = std::chrono::milliseconds(20);
+  changes.add(dir_ / "a", options);
+  ASSERT_NO_FATAL_FAILURE(wait_until_listed(all, dir_ / "a"));
+  all.stop();
+  for (int i = 0; i < 200; ++i) {
+    fs::rename(dir_ / "a/x", dir_ / "a/y");
+    fs::rename(dir_ / "a/y", dir_ / "a/x");
+  }
+  take_notices(io_);
+  all.seen.clear();
+  EXPECT_TRUE(all.wait_until([&] {
+    return std::any_of(all.seen.begin(), all.seen.end(), [](const change_event& event) {
+      return event.kind == change_kind::overflow;
+    });
+  }));
+  EXPECT_LE(all.seen.size(), 2 * capacity);
+}
+
 // A loop that has told what it knows by itself must not rest with a look left to be made.
 TEST_F(watcher_edges, find_out_what_was_exchanged_while_others_wait) {
   shell("mkdir d other quiet; echo text > d/x; echo other > other/h");
