@@ -1224,7 +1224,7 @@ bool change_finder::has_root_in(const watch_stream& stream, const std::filesyste
 void change_finder::end_move(const notice& n, const file_look& look) {
   concerned_ = ids_.at(n.id).folders;
   // Who tells of a rename before those who tell that something is gone, and with it what is in it.
-  std::stable_partition(concerned_.begin(), concerned_.end(), [&](const watched_folder* folder) {
+  std::partition(concerned_.begin(), concerned_.end(), [&](const watched_folder* folder) {
     return std::any_of(ending_.entries.begin(), ending_.entries.end(),
                        [&](const auto& e) { return &e.first->root == &folder->root; });
   });
