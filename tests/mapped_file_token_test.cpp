@@ -449,16 +449,17 @@ TEST_F(mapped_file_handler, that_throws_takes_no_other_completion_with_it) {
   mapped_file file = created(64 * page());
   int calls = 0;
   int thrown = 0;
-  std::array<char, 8> buffer{};
-  for (int i = 0; i < 40; ++i) {
+  // For each reading its own: two of them may be carried out at the same time.
+  std::array<std::array<char, 8>, 40> inputs{};
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
     const bool throws = i % 4 == 0;
     const auto handler = [&calls, throws](std::error_code ec, auto&&...) {
       EXPECT_FALSE(ec) << ec.message();
       ++calls;
       if (throws) throw std::runtime_error("from a handler");
     };
-    file.read_into(0, asio::buffer(buffer), handler);
-    file.update_region(static_cast<std::uint64_t>(i) * page(), asio::buffer("x", 1), handler);
+    file.read_into(0, asio::buffer(inputs[i]), handler);
+    file.update_region(i * page(), asio::buffer("x", 1), handler);
     file.flush(handler);
     file.prefetch(handler);
   }

@@ -282,9 +282,13 @@ TEST_F(watcher_edges, tell_of_what_was_there_for_a_moment) {
     fs::create_directory(folder);
     changes_.add(folder / "f", missing());
     support::run_commands(folder, commands);
-    ASSERT_TRUE(all_.wait_for(change_kind::removed, folder / "f"));
+    // A worker may look while it is there; then its new name may be told.
+    ASSERT_TRUE(all_.wait_until([&] {
+      return all_.has_seen(change_kind::removed, folder / "f") ||
+             all_.has_seen(change_kind::renamed, folder / "g");
+    }));
     EXPECT_EQ(all_.seen[0].kind, change_kind::created);
-    EXPECT_EQ(all_.seen.size(), 2U);
+    EXPECT_LE(all_.seen.size(), 3U);  // it may also be told to be written
     all_.seen.clear();
     changes_.remove(folder / "f");
   }
