@@ -590,6 +590,16 @@ TEST_F(mapped_file_update, that_follow_one_another_are_all_durable_where_the_pol
   records.expect_in(path_);
 }
 
+TEST_F(mapped_file_update, that_follow_one_another_are_all_counted_by_the_policy) {
+  open_options options = creating(mebibyte);
+  options.policy = mapio::flush_policy::every_writes(appended_records::count);
+  mapped_file file = opened(options);
+  appended_records records;
+  records.append_all(file);
+  ASSERT_TRUE(support::run_until(io_, [&] { return records.are_over(); }));
+  EXPECT_TRUE(support::run_until(io_, [&] { return file.pending_bytes() == 0; }));
+}
+
 // mincore says of a file that one could not write to that all of it is in memory.
 TEST_F(mapped_file_read, of_a_cold_file_of_somebody_else_goes_off_the_loop) {
   if (::geteuid() != 0) GTEST_SKIP() << "only root can become somebody else";
