@@ -721,20 +721,16 @@ std::size_t file_state::store_mapped(std::uint64_t offset, const void* bytes, st
                                      failure& why) noexcept {
   std::size_t done = 0;
   why = with_window(current_, closed_, offset, n, [&](extent& e) {
-    return n == 0 ? no_failure : store_in(e, offset, bytes, n, done);
+    if (n == 0) return no_failure;
+    const std::uint32_t failures = flushes_.failures();
+    done = platform::guarded_copy(e.base() + offset, bytes, n);
+    if (done == n) [[likely]] {
+      mark_stored(e, offset, offset + n, failures);
+      return no_failure;
+    }
+    return store_fault(e, offset, bytes, done, failures);
   });
   return done;
-}
-
-// Where the range is pinned, or a window is open on it.
-failure file_state::store_in(extent& e, std::uint64_t offset, const void* bytes, std::size_t n,
-                             std::size_t& done) noexcept {
-  const std::uint32_t failures = flushes_.failures();
-  done = platform::guarded_copy(e.base() + offset, bytes, n);
-  if (done != n) [[unlikely]]
-    return store_fault(e, offset, bytes, done, failures);
-  mark_stored(e, offset, offset + n, failures);
-  return no_failure;
 }
 
 std::size_t file_state::load(std::uint64_t offset, void* bytes, std::size_t n,
@@ -1137,6 +1133,25 @@ bool file_state::may_store_at_once(const operation& op) const noexcept {
          op.length <= most_at_once;
 }
 
+// Where the range is pinned, or a window is open on it.
+failure file_state::store_buffers(extent& e, operation& op) noexcept {
+  const std::uint32_t failures = flushes_.failures();
+  for (std::size_t i = 0; i < op.buffer_count; ++i) {
+    const asio::const_buffer& b = op.buffers[i];
+    const std::uint64_t at = op.offset + op.transferred;
+    std::size_t done = platform::guarded_copy(e.base() + at, b.data(), b.size());
+    if (done != b.size()) {
+      if (op.transferred != 0) mark_stored(e, op.offset, at, failures);
+      const failure fault = store_fault(e, at, b.data(), done, failures);
+      op.transferred += done;
+      return fault;
+    }
+    op.transferred += done;
+  }
+  mark_stored(e, op.offset, op.offset + op.length, failures);
+  return no_failure;
+}
+
 // True: it is over.
 bool file_state::store_at_once(operation& op) noexcept {
   bool stored = false;
@@ -1149,21 +1164,7 @@ bool file_state::store_at_once(operation& op) noexcept {
     }
     stored = true;
     stores_.fetch_add(1, std::memory_order_relaxed);
-    const std::uint32_t failures = flushes_.failures();
-    for (std::size_t i = 0; i < op.buffer_count; ++i) {
-      const asio::const_buffer& b = op.buffers[i];
-      const std::uint64_t at = op.offset + op.transferred;
-      std::size_t done = platform::guarded_copy(e.base() + at, b.data(), b.size());
-      if (done != b.size()) {
-        if (op.transferred != 0) mark_stored(e, op.offset, at, failures);
-        const failure fault = store_fault(e, at, b.data(), done, failures);
-        op.transferred += done;
-        return fault;
-      }
-      op.transferred += done;
-    }
-    mark_stored(e, op.offset, op.offset + op.length, failures);
-    return no_failure;
+    return store_buffers(e, op);
   };
   const failure why = op.range ? with_pinned(op, store)
                                : with_window(current_, closed_, op.offset, op.length, store);
@@ -1181,18 +1182,7 @@ failure file_state::with_pinned(const operation& op, Use use) noexcept {
 void file_state::store_all(operation* op) noexcept {
   file_state& file = *op->file;
   file.worker_stores_.fetch_add(1, std::memory_order_relaxed);
-  const failure why = file.with_pinned(*op, [&](extent& e) {
-    for (std::size_t i = 0; i < op->buffer_count; ++i) {
-      const asio::const_buffer& b = op->buffers[i];
-      if (b.size() == 0) continue;
-      std::size_t done = 0;
-      const failure fault =
-          file.store_in(e, op->offset + op->transferred, b.data(), b.size(), done);
-      op->transferred += done;
-      if (fault != no_failure) return fault;
-    }
-    return no_failure;
-  });
+  const failure why = file.with_pinned(*op, [&](extent& e) { return file.store_buffers(e, *op); });
   op->error = verdict_on_copy(*op, why);
   if (!op->error && op->length <= most_at_once) file.know_dirty(op->offset, op->length);
 }

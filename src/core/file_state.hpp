@@ -187,8 +187,7 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   bool store_at_once(operation& op) noexcept;
   template <class Use>
   failure with_pinned(const operation& op, Use use) noexcept;
-  failure store_in(extent& e, std::uint64_t offset, const void* bytes, std::size_t n,
-                   std::size_t& done) noexcept;
+  failure store_buffers(extent& e, operation& op) noexcept;
   void update_off_loop(operation& op) noexcept;
   bool may_make_ready() const noexcept;
   bool lead(operation& op, unsigned run, std::uint64_t end, bool by_writing) noexcept;
