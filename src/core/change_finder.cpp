@@ -337,11 +337,17 @@ void change_finder::forget_what_was_seen(watched_folder& folder) {
 /// that was renamed may have been found under the new name already, and another one under the old.
 void change_finder::tell_folders_anew(watched_root& root, bool was_recursive) {
   for (const std::filesystem::path& came :
-       root.stream.tell_renames_apart(root.given, !was_recursive)) {
-    watched_folder* const folder = folder_in(root, came.lexically_relative(root.given), true);
-    // If it is not there any more, that is told too.
-    if (folder != nullptr && folder != root.tree.get()) begin_anew(*folder);
-  }
+       root.stream.tell_renames_apart(root.given, !was_recursive))
+    begin_anew_at(root, came);
+}
+
+/// Tells anew of a folder in a tree; if it is not there any more, that is told too. Null: nothing
+/// of it is told here.
+watched_folder* change_finder::begin_anew_at(watched_root& root,
+                                             const std::filesystem::path& path) {
+  watched_folder* const folder = folder_in(root, path.lexically_relative(root.given), true);
+  const bool is_below = folder != nullptr && folder != root.tree.get();
+  return is_below && begin_anew(*folder) ? folder : nullptr;
 }
 
 /// Returns a folder of a tree, or null; one that is not watched yet is from here on, or is none.
@@ -450,8 +456,7 @@ void change_finder::remove(const watch_stream& stream, const std::filesystem::pa
 void change_finder::tell_content_of(watch_stream& stream, const std::filesystem::path& came) {
   for (const auto& [given, root] : stream.roots) {
     if (!root->options.recursive || !root->tree || !is_in(came, given)) continue;
-    watched_folder* const folder = folder_in(*root, came.lexically_relative(given), true);
-    if (folder != nullptr && folder != root->tree.get() && begin_anew(*folder)) list(*folder);
+    if (watched_folder* const folder = begin_anew_at(*root, came)) list(*folder);
   }
 }
 
@@ -519,22 +524,21 @@ void change_finder::end_if_unused(watch_id id) {
     ids_.erase(it);
   }
   std::lock_guard lock(placing_mutex_);
-  if (placings_->load() != 0)
+  if (is_anybody_placing())
     given_up_.push_back(id);
   else
     source_.remove(id);
 }
 
 void change_finder::end_those_given_up() {
-  if (given_up_.empty() || placings_->load() != 0) return;
+  if (given_up_.empty() || is_anybody_placing()) return;
   for (const watch_id id : std::exchange(given_up_, {}))
     end_if_unused(id);
 }
 
-change_finder::placing change_finder::begin_placing() {
+std::shared_ptr<const void> change_finder::begin_placing() {
   std::lock_guard lock(placing_mutex_);
-  placings_->fetch_add(1);
-  return placing(placings_);
+  return placings_;
 }
 
 // --- telling

@@ -137,22 +137,10 @@ class change_finder {
 
   explicit change_finder(watching::watch_source& source) : source_(source) {}
 
-  /// While one lives no watch is ended: who places one may be given one that is there already.
-  class placing {
-   public:
-    placing(placing&&) noexcept = default;
-    ~placing() {
-      if (count_) count_->fetch_sub(1);
-    }
-
-   private:
-    friend class change_finder;
-    explicit placing(std::shared_ptr<std::atomic<unsigned>> count) noexcept
-        : count_(std::move(count)) {}
-    std::shared_ptr<std::atomic<unsigned>> count_;
-  };
-  /// Any thread: before place(), and kept until what was placed is added or released.
-  placing begin_placing();
+  /// While a copy of the result lives no watch is ended: who places one may be given one that is
+  /// there already. Any thread: before place(), and kept until what was placed is added or
+  /// released.
+  std::shared_ptr<const void> begin_placing();
   /// Any thread; may wait.
   placed_watches place(const std::filesystem::path& path) const;
   /// Counts the notices of watches that nobody knew; place() before, add() after the same number:
@@ -270,6 +258,7 @@ class change_finder {
   static void forget_what_was_seen(watched_folder& folder);
   void tell_folders_anew(watched_root& root, bool was_recursive);
   void tell_content_of(watch_stream& stream, const std::filesystem::path& came);
+  watched_folder* begin_anew_at(watched_root& root, const std::filesystem::path& path);
   watched_folder* folder_in(watched_root& root, const std::filesystem::path& path, bool watches_it);
   void drop(watched_entry& entry);
   void drop(watched_folder& folder);
@@ -303,13 +292,14 @@ class change_finder {
   void unsubscribe_own(watched_root& root);
   void unsubscribe_steps(watched_root& root);
   void end_if_unused(watching::watch_id id);
+  bool is_anybody_placing() const noexcept { return placings_.use_count() > 1; }
   void end_those_given_up();
 
   watching::watch_source& source_;
   std::atomic<std::uint64_t> misses_{0};
-  std::mutex placing_mutex_;  // between a count that begins and a watch that ends
-  std::shared_ptr<std::atomic<unsigned>> placings_ = std::make_shared<std::atomic<unsigned>>(0);
-  std::vector<watching::watch_id> given_up_;  // while there were some
+  std::mutex placing_mutex_;  // between a placing that begins and a watch that ends
+  const std::shared_ptr<const void> placings_ = std::make_shared<int>();  // its copies count them
+  std::vector<watching::watch_id> given_up_;                              // while there were some
   std::vector<std::shared_ptr<watch_stream>> streams_;
   std::unordered_map<watching::watch_id, subscribers> ids_;
   std::vector<watched_root*> urgent_;

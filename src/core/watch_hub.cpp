@@ -54,7 +54,7 @@ void watch_hub::add(const std::shared_ptr<watch_stream>& stream, const std::file
   auto root = std::make_shared<std::unique_ptr<watched_root>>(
       std::make_unique<watched_root>(*stream, path, options, file));
   (*root)->begin = watching::file_clock();
-  const auto placing = std::make_shared<change_finder::placing>(finder_.begin_placing());
+  const std::shared_ptr<const void> placing = finder_.begin_placing();
   const std::uint64_t misses = finder_.misses();
   change_finder::placed_watches placed = finder_.place((*root)->place);
   std::error_code error = placed.error;
