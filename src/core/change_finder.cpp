@@ -734,9 +734,9 @@ void change_finder::hint(watched_folder& folder, const file_name& name, std::uin
   // Looking does not tell which of the bytes that a listing found came after the user had a look.
   const bool is_untold = is_unseen || (folder.has_unseen_names() && !known->second.is_told);
   if (is_untold || !is_recovering) all |= what & written_there;
-  // Nor whether there was something under such a name; whoever added the folder may have looked at
-  // it before it went.
-  if (is_unseen && (what & went) != 0) all |= notice::deleted;
+  // Nor whether there was something else under such a name; whoever added the folder may have looked
+  // at it before it went.
+  if (is_untold && (what & went) != 0) all |= notice::deleted;
   if (is_untold && (all & notice::deleted) == 0) all |= what & came_there;
   if (is_recovering) return hint_at_once(folder, name);
   root.hinted.insert(&folder);
@@ -1067,7 +1067,13 @@ void change_finder::changed_in(watched_folder& folder, const notice& n, const fi
 void change_finder::touched(watched_folder& folder, const notice& n, const file_look& look) {
   const auto known = folder.entries.find(n.name);
   const bool is_known = known != folder.entries.end();
-  if ((n.what & notice::deleted) != 0 && (!is_known || !look.exists)) return left(folder, n.name);
+  // What a listing found may have come after what went, of which the user may know.
+  const bool may_hide_one = is_known && !known->second.is_told && folder.has_unseen_names();
+  if ((n.what & notice::deleted) != 0 && (!is_known || !look.exists || may_hide_one)) {
+    left(folder, n.name);
+    if (may_hide_one && look.exists) came(folder, n.name, look);
+    return;
+  }
   // Something else has the name by now, or nothing, of which there is other notice.
   if (!look.exists || (is_known && !look.is_same_file(known->second.seen)))
     return doubt(folder, n.name, 0);

@@ -1,0 +1,168 @@
+// What is found out from notices that come in an order that a test decides.
+
+#include "support.hpp"
+
+#include "core/change_finder.hpp"
+#include "core/watch_hub.hpp"
+#include "core/watch_stream.hpp"
+#include "watch/watch_source.hpp"
+
+#include <mapio/watcher.hpp>
+
+#include <asio/io_context.hpp>
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace {
+
+namespace fs = std::filesystem;
+using namespace mapio;                    // NOLINT: the internals are all there
+using namespace mapio::detail;            // NOLINT
+using namespace mapio::detail::watching;  // NOLINT
+
+/// Tells what it is told to tell.
+class scripted_source final : public watch_source {
+ public:
+  std::error_code add(const fs::path& path, interest, watch_id& id) noexcept override {
+    id = ids_.try_emplace(path, static_cast<watch_id>(ids_.size()) + 1).first->second;
+    return {};
+  }
+  void remove(watch_id) noexcept override {}
+  bool read(std::vector<notice>& notices) override {
+    notices = std::exchange(notices_, {});
+    return !notices.empty();
+  }
+  void ask_for_all(watch_id) noexcept override {}
+  bool has_told_all(watch_id) noexcept override { return has_told_all_; }
+  bool arm() noexcept override { return true; }
+  void disarm() noexcept override {}
+  void shut_down() noexcept override {}
+
+  void say(const fs::path& path, std::uint32_t what) {
+    notices_.push_back({ids_.at(path.parent_path()), what, 0, path.filename().native()});
+  }
+  void say_that_this_is_all() { has_told_all_ = true; }
+
+ private:
+  std::map<fs::path, watch_id> ids_;
+  std::vector<notice> notices_;
+  bool has_told_all_ = false;
+};
+
+class change_finder_test : public testing::Test {
+ protected:
+  change_finder_test() { fs::create_directory(top_); }
+  ~change_finder_test() override {
+    finder_.clear();
+    hub_->shut_down();
+  }
+
+  /// Watches the tree from here on. Nothing in it was looked at yet.
+  void add(std::size_t capacity) {
+    stream_ = std::make_shared<watch_stream>(hub_, capacity);
+    watch_options options;
+    options.recursive = true;
+    auto root = std::make_unique<watched_root>(*stream_, top_, options, nullptr);
+    root->begin = file_clock();
+    auto placed = finder_.place(top_);
+    let_pass(root->begin);
+    finder_.add(stream_, std::move(root), std::move(placed), finder_.misses());
+  }
+  /// Takes in what was said, and looks where there is reason to.
+  void work() {
+    do
+      finder_.read();
+    while (finder_.work(true) == change_finder::outcome::more ||
+           finder_.next_deadline() <= watch_clock::now());
+  }
+  /// Takes all that is to be told.
+  std::string told() {
+    std::vector<operation*> over;
+    stream_->push({change_kind::metadata, end_, {}, {}}, nullptr, nullptr, over);
+    std::ostringstream all;
+    for (change_operation next; stream_->start(next) && next.event.path != end_;) {
+      all << (all.str().empty() ? "" : "; ") << next.event.kind;
+      if (!next.event.path.empty())
+        all << ' ' << next.event.path.lexically_relative(top_).generic_string();
+    }
+    return all.str();
+  }
+  void leave(const fs::path& folder) { fs::rename(top_ / folder, dir_.path() / folder.filename()); }
+
+  const support::temp_dir dir_;
+  const fs::path top_ = dir_ / "top";
+  const fs::path end_ = dir_ / "end";
+  asio::io_context io_;
+  // Of the stream; what it has to tell is found here.
+  const std::shared_ptr<watch_hub> hub_ = std::make_shared<watch_hub>(io_, engine_of(io_));
+  scripted_source source_;
+  change_finder finder_{source_};
+  std::shared_ptr<watch_stream> stream_;
+};
+
+// Who added the tree has looked at a folder that went right after that, and the first listing finds
+// what came instead.
+
+TEST_F(change_finder_test, tells_what_went_before_a_listing_found_another_one) {
+  fs::create_directories(top_ / "sub" / "deep");
+  add(100);
+  leave("sub");
+  std::ofstream(top_ / "sub") << "text";
+  work();
+  EXPECT_EQ(told(), "");
+  source_.say(top_ / "sub", notice::deleted);
+  source_.say(top_ / "sub", notice::created);
+  work();
+  EXPECT_EQ(told(), "removed sub; created sub");
+}
+
+TEST_F(change_finder_test, tells_it_where_notices_leave_open_what_happened) {
+  fs::create_directories(top_ / "sub" / "deep");
+  add(100);
+  leave("sub");
+  std::ofstream(top_ / "sub") << "text";
+  work();
+  source_.say(top_ / "sub", notice::deleted | notice::touched);
+  source_.say(top_ / "sub", notice::created);
+  work();
+  EXPECT_EQ(told(), "removed sub; created sub");
+}
+
+TEST_F(change_finder_test, tells_it_after_a_gap) {
+  fs::create_directories(top_ / "sub" / "deep");
+  add(1);
+  leave("sub");
+  std::ofstream(top_ / "sub") << "text";
+  work();
+  std::ofstream(top_ / "full") << "text";
+  source_.say(top_ / "full", notice::created);
+  source_.say(top_ / "sub", notice::deleted);
+  source_.say(top_ / "sub", notice::created);
+  work();
+  EXPECT_EQ(told(), "created full; overflow");
+  work();
+  EXPECT_EQ(told(), "removed sub; created sub");
+}
+
+TEST_F(change_finder_test, tells_a_file_that_was_replaced_once_it_is_known) {
+  std::ofstream(top_ / "f") << "text";
+  add(100);
+  source_.say_that_this_is_all();
+  work();
+  std::ofstream(top_ / "new") << "other text";
+  fs::rename(top_ / "new", top_ / "f");
+  source_.say(top_ / "f", notice::deleted | notice::touched);
+  work();
+  EXPECT_EQ(told(), "replaced f");
+}
+
+}  // namespace
