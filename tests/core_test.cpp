@@ -393,7 +393,12 @@ TEST(RecentPages, AreTakenForOthersRarelyHoweverTheyAreSpread) {
       recent.add(at(i));
       EXPECT_TRUE(recent.holds(at(i)));
     }
-    EXPECT_LT(mistaken, 1'500U) << stride;
+    // A write to one that is not there keeps all others waiting.
+    EXPECT_LT(mistaken, 10U) << stride;
+    std::uint64_t known = 0;
+    for (std::uint64_t i = 9'000; i < 10'000; ++i)
+      if (recent.holds(at(i))) ++known;
+    EXPECT_GT(known, 800U) << stride;
   }
 }
 

@@ -15,65 +15,70 @@
 MAPIO_NAMESPACE_BEGIN
 namespace detail {
 
-/// Pages that were in memory a short while ago: a hint of fixed size, that takes some for others.
-/// It forgets everything once it knows many, since the OS takes pages back too. Lock-free.
+/// Pages that were in memory a short while ago: a hint of fixed size, in which a page takes another
+/// one's place, and one in 2^15 is taken for another. It forgets everything once it has been told
+/// of many, since the OS takes pages back too. Lock-free.
 class recent_pages {
  public:
-  /// What it knows at most.
+  /// Those it is told of before it forgets.
   static constexpr std::uint32_t most = 1U << 14;
 
   recent_pages() = default;
   recent_pages(const recent_pages&) = delete;
   recent_pages& operator=(const recent_pages&) = delete;
-  ~recent_pages() { delete words_.load(std::memory_order_relaxed); }
+  ~recent_pages() { delete slots_.load(std::memory_order_relaxed); }
 
   /// Tells whether the page at `offset` is among them.
   bool holds(std::uint64_t offset) const noexcept {
-    const words* const known = words_.load(std::memory_order_acquire);
+    const slots* const known = slots_.load(std::memory_order_acquire);
     if (known == nullptr) return false;
-    const std::uint64_t bit = bit_of(offset);
-    return ((*known)[bit / 64].load(std::memory_order_relaxed) >> bit % 64 & 1) != 0;
+    const std::uint64_t mixed = mix(offset);
+    return (*known)[slot_of(mixed)].load(std::memory_order_relaxed) == tag_of(mixed);
   }
 
   void add(std::uint64_t offset) noexcept {
-    words* known = words_.load(std::memory_order_acquire);
+    slots* known = slots_.load(std::memory_order_acquire);
     if (known == nullptr && (known = provide()) == nullptr) return;
-    const std::uint64_t bit = bit_of(offset);
-    const std::uint64_t mask = std::uint64_t{1} << bit % 64;
-    std::atomic<std::uint64_t>& word = (*known)[bit / 64];
-    if ((word.load(std::memory_order_relaxed) & mask) != 0) return;
+    const std::uint64_t mixed = mix(offset);
+    std::atomic<std::uint16_t>& slot = (*known)[slot_of(mixed)];
+    if (slot.load(std::memory_order_relaxed) == tag_of(mixed)) return;
     if (count_.fetch_add(1, std::memory_order_relaxed) >= most) forget();
-    word.fetch_or(mask, std::memory_order_relaxed);
+    slot.store(tag_of(mixed), std::memory_order_relaxed);
   }
 
   void forget() noexcept {
-    words* const known = words_.load(std::memory_order_acquire);
+    slots* const known = slots_.load(std::memory_order_acquire);
     if (known == nullptr || count_.exchange(0, std::memory_order_relaxed) == 0) return;
-    for (auto& w : *known)
-      w.store(0, std::memory_order_relaxed);
+    for (auto& slot : *known)
+      slot.store(no_page, std::memory_order_relaxed);
   }
 
  private:
-  // One bit in four is set at most, so that few pages are taken for others.
-  static constexpr unsigned bits_shift = 16;
-  using words = std::array<std::atomic<std::uint64_t>, (1U << bits_shift) / 64>;
+  static constexpr unsigned slots_shift = 13;
+  using slots = std::array<std::atomic<std::uint16_t>, 1U << slots_shift>;
+  static constexpr std::uint16_t no_page = 0;
 
   // Spreads pages that lie at an even distance, whichever it is.
-  static std::uint64_t bit_of(std::uint64_t offset) noexcept {
+  static std::uint64_t mix(std::uint64_t offset) noexcept {
     std::uint64_t mixed = dirty_pages::first_page(offset) * 0x9E3779B97F4A7C15;
     mixed ^= mixed >> 32;
-    return (mixed * 0x9E3779B97F4A7C15) >> (64 - bits_shift);
+    return mixed * 0x9E3779B97F4A7C15;
+  }
+  static std::size_t slot_of(std::uint64_t mixed) noexcept { return mixed >> (64 - slots_shift); }
+  // The bits below those of the slot.
+  static std::uint16_t tag_of(std::uint64_t mixed) noexcept {
+    return static_cast<std::uint16_t>(mixed >> (64 - slots_shift - 16)) | 1;
   }
 
-  words* provide() noexcept {
-    words* const fresh = new (std::nothrow) words{};
-    words* expected = nullptr;
-    if (words_.compare_exchange_strong(expected, fresh, std::memory_order_acq_rel)) return fresh;
+  slots* provide() noexcept {
+    slots* const fresh = new (std::nothrow) slots{};
+    slots* expected = nullptr;
+    if (slots_.compare_exchange_strong(expected, fresh, std::memory_order_acq_rel)) return fresh;
     delete fresh;
     return expected;
   }
 
-  std::atomic<words*> words_{nullptr};
+  std::atomic<slots*> slots_{nullptr};
   std::atomic<std::uint32_t> count_{0};
 };
 
