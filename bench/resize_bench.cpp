@@ -88,9 +88,10 @@ asio::awaitable<void> grow_raw(const std::shared_ptr<detail::engine>& home,
                                asio::any_io_executor executor, raw_arguments arguments) {
   const auto initiate = [home, executor](auto handler, raw_arguments a) {
     using handler_type = decltype(handler);
+    using operation_type = detail::bound_operation<handler_type, asio::any_io_executor,
+                                                   detail::error_result, raw_arguments>;
     auto* op =
-        detail::bound_operation<handler_type, asio::any_io_executor, detail::error_result,
-                                raw_arguments>::make(std::move(handler), executor, std::move(a));
+        operation_type::make(std::move(handler), asio::any_io_executor(executor), std::move(a));
     op->home = home;
     op->runner = home.get();
     home->enroll(*op);

@@ -114,10 +114,7 @@ bool file_state::start_wait(operation& op) noexcept {
   else if (is_in_memory(op.address, op.offset, op.length, at_hand))
     at_hand = false;
   if (at_hand && look_at_word(op)) return true;
-  if (!op.home->enroll(op)) {
-    op.error = asio::error::operation_aborted;
-    return true;
-  }
+  if (!op.home->enroll(op)) return true;
   // A close that came before did not see this one, which would never end by itself.
   if (!is_open()) {
     op.home->forget(op);

@@ -55,10 +55,7 @@ bool chunk_reader::start(chunk_operation& op) noexcept {
   }
   // Known to the engine from here on, and not only while it is being carried out.
   op.done = [](operation* self) noexcept { finish(*self); };
-  if (!home_->enroll(op)) {
-    op.error = asio::error::operation_aborted;
-    return true;
-  }
+  if (!home_->enroll(op)) return true;
   // The handler may run, and drop the stream, before this returns.
   const std::shared_ptr<chunk_reader> keep = shared_from_this();
   const bool is_done = wait_or_view(op);
@@ -135,10 +132,11 @@ void chunk_reader::read_ahead() noexcept {
     }
     next->reader = shared_from_this();
     next->home = home_;
+    next->owner = handle_;
     next->transferred = 0;
     next->dropped = false;
     next->cancel_requested.store(false, std::memory_order_relaxed);
-    if (detail::start(*next, handle_)) prefetch_over(*next);
+    if (detail::start(*next)) prefetch_over(*next);
   }
 }
 

@@ -77,8 +77,15 @@ void engine::submit(operation& op) noexcept {
 }
 
 bool engine::enroll(operation& op) noexcept {
+  if (op.hold != nullptr && !op.hold(&op)) {
+    op.error = make_error_code(std::errc::not_enough_memory);
+    return false;
+  }
   std::lock_guard lock(mutex_);
-  if (stopping_) return false;
+  if (stopping_) {
+    op.error = asio::error::operation_aborted;
+    return false;
+  }
   op.enrolled = true;
   op.previous_enrolled = last_enrolled_;
   op.next_enrolled = nullptr;
@@ -257,10 +264,7 @@ void blocking_performer::run(file_state* file) noexcept {
 }
 
 bool submit(operation& op) noexcept {
-  if (!op.enrolled && !op.home->enroll(op)) {
-    op.error = asio::error::operation_aborted;
-    return true;
-  }
+  if (!op.enrolled && !op.home->enroll(op)) return true;
   op.runner->submit(op);
   return false;
 }

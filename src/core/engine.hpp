@@ -65,8 +65,8 @@ class engine final : public performer, public std::enable_shared_from_this<engin
 
   /// In a forked child drops it.
   void submit(operation& op) noexcept override;
-  /// Makes an operation known as outstanding, so that cancel and shutdown find it. False: shut
-  /// down.
+  /// Makes an operation known as outstanding, so that cancel and shutdown find it. False: it is
+  /// over, and its error says why.
   bool enroll(operation& op) noexcept;
   /// Forgets an operation that turned out to be over at once.
   void forget(operation& op) noexcept;

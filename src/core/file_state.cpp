@@ -389,10 +389,7 @@ native_handle_type file_state::release(std::error_code& error) noexcept {
 bool file_state::start_close(operation& op) noexcept {
   op.is_final = true;
   if (follows_policy() && flushes_.owes_flush()) {
-    if (!op.home->enroll(op)) {
-      op.error = asio::error::operation_aborted;
-      return true;
-    }
+    if (!op.home->enroll(op)) return true;
     op.done = [](operation* self) noexcept {
       if (self->file->shut_and_let_go(*self)) finish(*self);
     };
@@ -414,11 +411,13 @@ bool file_state::shut_and_let_go(operation& op) noexcept {
     if (self->dropped) self->file->let_go_of_mapping(true);
     finish(*self);
   };
+  const std::error_code verdict = op.error;
   if (op.enrolled || op.home->enroll(op)) {
     op.runner->submit(op);
     return false;
   }
   let_go_of_mapping(true);
+  op.error = verdict;
   return true;
 }
 
@@ -874,10 +873,7 @@ bool file_state::end_update(operation& op) noexcept {
   }
   let_go(op);  // a shrink need not wait for the sync
   const bool enrolled_here = !op.enrolled;
-  if (enrolled_here && !op.home->enroll(op)) {
-    op.error = asio::error::operation_aborted;
-    return true;
-  }
+  if (enrolled_here && !op.home->enroll(op)) return true;
   op.done = [](operation* self) noexcept { finish(*self); };
   if (!flushes_.join(op, false)) return false;
   if (op.error == errc::not_open) op.error = overtaken_by_close(op);
@@ -1205,10 +1201,7 @@ bool file_state::start_update(operation& op) noexcept {
     if (store_at_once(op)) return end_update(op);
   }
   if (pin_for(op) == nullptr || !use_file(op)) return true;
-  if (!op.home->enroll(op)) {
-    op.error = asio::error::operation_aborted;
-    return true;
-  }
+  if (!op.home->enroll(op)) return true;
   update_off_loop(op);
   return false;
 }
@@ -1712,10 +1705,7 @@ bool file_state::fetch_for_viewing(view_operation& op) noexcept {
 
 bool file_state::start_flush(operation& op, bool whole_file) noexcept {
   if (!op.flag) {
-    if (!op.home->enroll(op)) {
-      op.error = asio::error::operation_aborted;
-      return true;
-    }
+    if (!op.home->enroll(op)) return true;
     op.done = [](operation* self) noexcept { finish(*self); };
     if (!flushes_.join(op, whole_file)) return false;
     op.home->forget(op);
@@ -1801,10 +1791,7 @@ bool file_state::start_resize(operation& op) noexcept {
   op.error = op.flag ? check_refresh() : check_resize(op.length);
   if (op.error) return true;
   op.done = [](operation* self) noexcept { self->file->resize_call_done(*self); };
-  if (op.home && !op.home->enroll(op)) {
-    op.error = asio::error::operation_aborted;
-    return true;
-  }
+  if (op.home && !op.home->enroll(op)) return true;
   {
     std::lock_guard lock(mutex_);
     resizes_.push(op);

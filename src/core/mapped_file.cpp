@@ -35,10 +35,10 @@ bool start_open(operation& op) noexcept {
   return submit(op);
 }
 
-bool start_any(operation& op, const std::shared_ptr<handle_state>& handle) noexcept {
+bool start_any(operation& op) noexcept {
   const bool needs_handle =
       op.kind != verb::copy_file && op.kind != verb::remove_file && op.kind != verb::next_change;
-  if ((needs_handle && !handle) || !op.home) {
+  if ((needs_handle && !op.owner) || !op.home) {
     op.error = errc::not_open;
     return true;
   }
@@ -52,9 +52,8 @@ bool start_any(operation& op, const std::shared_ptr<handle_state>& handle) noexc
   if (op.kind == verb::copy_file) return start_copy(static_cast<copy_operation&>(op));
   if (op.kind == verb::remove_file) return start_remove(static_cast<remove_operation&>(op));
   if (op.kind == verb::next_change) return start_next(static_cast<change_operation&>(op));
-  op.owner = handle;
   if (op.kind == verb::open) return start_open(op);
-  op.file = handle->file();
+  op.file = op.owner->file();
   if (!op.file || !op.file->is_open()) {
     op.error = errc::not_open;
     return true;
@@ -65,8 +64,8 @@ bool start_any(operation& op, const std::shared_ptr<handle_state>& handle) noexc
 
 }  // namespace
 
-bool start(operation& op, const std::shared_ptr<handle_state>& handle) noexcept {
-  if (!start_any(op, handle)) return false;
+bool start(operation& op) noexcept {
+  if (!start_any(op)) return false;
   let_go(op);
   return true;
 }

@@ -44,10 +44,7 @@ bool watch_stream::start(change_operation& op) noexcept {
   }
   if (!is_over) {
     // Known to the engine before it can be found waiting.
-    if (!op.home->enroll(op)) {
-      op.error = asio::error::operation_aborted;
-      return true;
-    }
+    if (!op.home->enroll(op)) return true;
     {
       std::lock_guard lock(mutex_);
       if (!answer(op, room_is_wanted)) {

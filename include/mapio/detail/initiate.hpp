@@ -12,6 +12,7 @@
 #include <asio/dispatch.hpp>
 #include <asio/executor_work_guard.hpp>
 #include <asio/post.hpp>
+#include <asio/recycling_allocator.hpp>
 #if ASIO_VERSION >= 102800
 #include <asio/associated_immediate_executor.hpp>
 #endif
@@ -147,23 +148,32 @@ struct remove_arguments {
   }
 };
 
-/// Keeps a buffer sequence, and the flat array of buffers that compiled code can walk.
+/// The flat array of buffers that compiled code can walk.
+template <class Allocator>
+struct flat_buffers {
+  explicit flat_buffers(const Allocator& allocator) : many(allocator) {}
+
+  std::array<asio::const_buffer, 4> few;
+  // Only for sequences that do not fit above.
+  std::vector<asio::const_buffer,
+              typename std::allocator_traits<Allocator>::template rebind_alloc<asio::const_buffer>>
+      many;
+};
+
+/// Keeps a buffer sequence.
 template <class Sequence>
 struct buffer_arguments {
   using operation_type = operation;
   verb kind;
   std::uint64_t offset;
   Sequence buffers;
-  std::array<asio::const_buffer, 4> few{};
 
-  // Only for sequences that do not fit above.
   template <class Allocator>
-  using memory =
-      std::vector<asio::const_buffer, typename std::allocator_traits<
-                                          Allocator>::template rebind_alloc<asio::const_buffer>>;
+  using memory = flat_buffers<Allocator>;
 
-  template <class Many>
-  void prepare(operation& op, Many& many) {
+  template <class Allocator>
+  void prepare(operation& op, flat_buffers<Allocator>& flat) {
+    auto& [few, many] = flat;
     op.kind = kind;
     op.offset = offset;
     std::size_t count = 0;
@@ -224,19 +234,29 @@ class slot_handler {
   cancel_link link_;
 };
 
+/// Where an operation and what it needs are allocated: where the handler says, else in memory that
+/// Asio keeps for the thread's next operation.
+template <class Handler>
+using operation_allocator = asio::associated_allocator_t<Handler, asio::recycling_allocator<void>>;
+
+template <class Handler>
+operation_allocator<Handler> operation_allocator_of(const Handler& handler) noexcept {
+  return asio::get_associated_allocator(handler, asio::recycling_allocator<void>());
+}
+
 /// An operation with the handler, the executors and the arguments that belong to it.
 template <class Handler, class Executor, class Result, class Arguments>
 class bound_operation final : public Arguments::operation_type {
  public:
   using allocator_type = typename std::allocator_traits<
-      asio::associated_allocator_t<Handler>>::template rebind_alloc<bound_operation>;
+      operation_allocator<Handler>>::template rebind_alloc<bound_operation>;
 
-  static bound_operation* make(Handler&& handler, const Executor& executor, Arguments&& arguments) {
-    allocator_type allocator(asio::get_associated_allocator(handler));
+  static bound_operation* make(Handler&& handler, Executor&& executor, Arguments&& arguments) {
+    allocator_type allocator(operation_allocator_of(handler));
     bound_operation* self = std::allocator_traits<allocator_type>::allocate(allocator, 1);
     try {
       ::new (static_cast<void*>(self))
-          bound_operation(std::move(handler), executor, std::move(arguments));
+          bound_operation(std::move(handler), std::move(executor), std::move(arguments));
     } catch (...) {
       std::allocator_traits<allocator_type>::deallocate(allocator, self, 1);
       throw;
@@ -254,17 +274,29 @@ class bound_operation final : public Arguments::operation_type {
  private:
   using handler_executor = asio::associated_executor_t<Handler, Executor>;
 
-  bound_operation(Handler&& handler, const Executor& executor, Arguments&& arguments)
-      : handler_(std::move(handler)), executor_(executor), work_(executor_),
-        handler_work_(asio::get_associated_executor(handler_, executor_)),
-        arguments_(std::move(arguments)), memory_(asio::get_associated_allocator(handler_)) {
+  bound_operation(Handler&& handler, Executor&& executor, Arguments&& arguments)
+      : handler_(std::move(handler)), executor_(std::move(executor)),
+        arguments_(std::move(arguments)), memory_(operation_allocator_of(handler_)) {
     arguments_.prepare(*this, memory_);
+    this->hold = &do_hold;
     this->complete = &do_complete;
     this->destroy = &do_destroy;
   }
 
+  // Where the executors are type-erased this costs more than an update that is over at once.
+  static bool do_hold(operation* base) noexcept {
+    auto* self = static_cast<bound_operation*>(base);
+    try {
+      self->work_.emplace(self->executor_);
+      self->handler_work_.emplace(asio::get_associated_executor(self->handler_, self->executor_));
+    } catch (...) {
+      return false;
+    }
+    return true;
+  }
+
   static void release(bound_operation* self, const Handler& handler) noexcept {
-    allocator_type allocator(asio::get_associated_allocator(handler));
+    allocator_type allocator(operation_allocator_of(handler));
     self->~bound_operation();
     std::allocator_traits<allocator_type>::deallocate(allocator, self, 1);
   }
@@ -272,11 +304,14 @@ class bound_operation final : public Arguments::operation_type {
   static void do_complete(operation* base, operation::delivery how) {
     auto* self = static_cast<bound_operation*>(base);
     cancel_link::cut(*self, self->link_);
-    // Both guards outlive the hand-over to the executor; the memory does not: the handler may want
+    // The guards outlive the hand-over to the executor; the memory does not: the handler may want
     // it again at once.
-    auto work = std::move(self->work_);
-    auto handler_work = std::move(self->handler_work_);
-    [[maybe_unused]] const Executor executor = self->executor_;
+    const auto work = std::move(self->work_);
+    const auto handler_work = std::move(self->handler_work_);
+#if ASIO_VERSION >= 102800
+    const Executor executor = self->executor_;
+#endif
+    const handler_executor to = asio::get_associated_executor(self->handler_, self->executor_);
     auto results = Result::take(*self);
     Handler handler(std::move(self->handler_));
     release(self, handler);
@@ -291,28 +326,27 @@ class bound_operation final : public Arguments::operation_type {
 #endif
     bound_handler<Handler, results_type> bound{std::move(handler), std::move(results)};
     if (how == operation::delivery::dispatch)
-      asio::dispatch(handler_work.get_executor(), std::move(bound));
+      asio::dispatch(to, std::move(bound));
     else
-      asio::post(handler_work.get_executor(), std::move(bound));
+      asio::post(to, std::move(bound));
   }
 
   static void do_destroy(operation* base) noexcept {
     auto* self = static_cast<bound_operation*>(base);
     cancel_link::cut(*self, self->link_);
     // The handler may own the last handle to what the operation refers to: it goes last.
-    auto work = std::move(self->work_);
-    auto handler_work = std::move(self->handler_work_);
+    const auto work = std::move(self->work_);
+    const auto handler_work = std::move(self->handler_work_);
     Handler handler(std::move(self->handler_));
     release(self, handler);
   }
 
   Handler handler_;
   Executor executor_;
-  asio::executor_work_guard<Executor> work_;
-  asio::executor_work_guard<handler_executor> handler_work_;
+  std::optional<asio::executor_work_guard<Executor>> work_;
+  std::optional<asio::executor_work_guard<handler_executor>> handler_work_;
   Arguments arguments_;
-  [[no_unique_address]] typename Arguments::template memory<asio::associated_allocator_t<Handler>>
-      memory_;
+  [[no_unique_address]] typename Arguments::template memory<operation_allocator<Handler>> memory_;
   std::atomic<cancel_link*> link_{nullptr};  // null once the slot holds something else
 };
 
@@ -329,12 +363,18 @@ class initiate_verb {
   executor_type get_executor() const noexcept { return executor_; }
 
   template <class Handler, class Arguments>
-  void operator()(Handler&& handler, Arguments arguments) const {
+  void operator()(Handler&& handler, Arguments arguments) const& {
+    initiate_verb once(*this);
+    std::move(once)(std::forward<Handler>(handler), std::move(arguments));
+  }
+  template <class Handler, class Arguments>
+  void operator()(Handler&& handler, Arguments arguments) && {
     using operation_type = bound_operation<std::decay_t<Handler>, Executor, Result, Arguments>;
     std::decay_t<Handler> owned(std::forward<Handler>(handler));
-    auto* op = operation_type::make(std::move(owned), executor_, std::move(arguments));
-    op->home = home_;
-    if (start(*op, handle_)) op->complete(op, operation::delivery::immediate);
+    auto* op = operation_type::make(std::move(owned), std::move(executor_), std::move(arguments));
+    op->home = std::move(home_);
+    op->owner = std::move(handle_);
+    if (start(*op)) op->complete(op, operation::delivery::immediate);
   }
 
  private:

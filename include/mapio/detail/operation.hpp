@@ -101,6 +101,9 @@ struct operation {
   bool (*is_refused)(operation*, std::uint64_t batch) noexcept = nullptr;
   void (*done)(operation*) noexcept =
       nullptr;  // `what` was carried out; see `error`, `transferred`, `dropped`
+  // Before it is outstanding: keeps the handler's context at work until it is delivered. False:
+  // there is no memory for that.
+  bool (*hold)(operation*) noexcept = nullptr;
   void (*complete)(operation*, delivery) = nullptr;  // delivers and frees
   void (*destroy)(operation*) noexcept = nullptr;    // frees without delivering
 
@@ -139,7 +142,7 @@ struct operation {
       home;  // the engine of the initiating executor's context; null for a blocking call
   performer* runner =
       nullptr;  // who carries out its calls: the engine, or the blocked thread itself
-  std::shared_ptr<handle_state> owner;  // whose cancel() ends it
+  std::shared_ptr<handle_state> owner;  // whose cancel() ends it; null if it is about no open file
   pin range;                            // what must stay in place meanwhile
   shared_resource* use = nullptr;       // what must stay open or mapped meanwhile
 
@@ -212,9 +215,9 @@ MAPIO_DECL void hand_over(chunk_operation& op) noexcept;
 /// Ends the reading ahead, and a wait for it.
 MAPIO_DECL void stop(chunk_reader& reader) noexcept;
 
-/// Starts the verb, with no handle if it is about no open file. True: it is done already, and the
-/// caller delivers it. False: it will be delivered.
-MAPIO_DECL bool start(operation& op, const std::shared_ptr<handle_state>& handle) noexcept;
+/// Starts the verb. True: it is done already, and the caller delivers it. False: it will be
+/// delivered.
+MAPIO_DECL bool start(operation& op) noexcept;
 /// Asks for an early end; does nothing where that is not possible any more.
 MAPIO_DECL void cancel(cancel_link& link, asio::cancellation_type_t type) noexcept;
 /// Cancels every outstanding operation of the handle.
