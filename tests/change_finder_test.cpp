@@ -37,6 +37,11 @@ class scripted_source final : public watch_source {
     return {};
   }
   void remove(watch_id) noexcept override {}
+  std::error_code look_in(watch_id id, const fs::path& folder, const file_name& name,
+                          file_look& look) noexcept override {
+    const auto moved = places_.find(id);
+    return look_at((moved != places_.end() ? moved->second : folder) / name, false, look);
+  }
   bool read(std::vector<notice>& notices) override {
     notices = std::exchange(notices_, {});
     return !notices.empty();
@@ -47,13 +52,16 @@ class scripted_source final : public watch_source {
   void disarm() noexcept override {}
   void shut_down() noexcept override {}
 
-  void say(const fs::path& path, std::uint32_t what) {
-    notices_.push_back({ids_.at(path.parent_path()), what, 0, path.filename().native()});
+  void say(const fs::path& path, std::uint32_t what, std::uint32_t cookie = 0) {
+    notices_.push_back({ids_.at(path.parent_path()), what, cookie, path.filename().native()});
   }
+  /// Knows where a folder is before anybody was told.
+  void knows_that_moved(const fs::path& from, const fs::path& to) { places_[ids_.at(from)] = to; }
   void say_that_this_is_all() { has_told_all_ = true; }
 
  private:
   std::map<fs::path, watch_id> ids_;
+  std::map<watch_id, fs::path> places_;
   std::vector<notice> notices_;
   bool has_told_all_ = false;
 };
@@ -151,6 +159,23 @@ TEST_F(change_finder_test, tells_it_after_a_gap) {
   EXPECT_EQ(told(), "created full; overflow");
   work();
   EXPECT_EQ(told(), "removed sub; created sub");
+}
+
+TEST_F(change_finder_test, looks_into_a_folder_wherever_it_is_by_now) {
+  fs::create_directory(top_ / "a");
+  std::ofstream(top_ / "a" / "f") << "text";
+  add(100);
+  source_.say_that_this_is_all();
+  work();
+  fs::rename(top_ / "a", top_ / "b");
+  source_.knows_that_moved(top_ / "a", top_ / "b");
+  source_.say(top_ / "a" / "f", notice::touched);
+  work();
+  EXPECT_EQ(told(), "") << "it is there";
+  source_.say(top_ / "a", notice::moved_from, 1);
+  source_.say(top_ / "b", notice::moved_to, 1);
+  work();
+  EXPECT_EQ(told(), "renamed b");
 }
 
 TEST_F(change_finder_test, tells_a_file_that_was_replaced_once_it_is_known) {

@@ -734,8 +734,8 @@ void change_finder::hint(watched_folder& folder, const file_name& name, std::uin
   // Looking does not tell which of the bytes that a listing found came after the user had a look.
   const bool is_untold = is_unseen || (folder.has_unseen_names() && !known->second.is_told);
   if (is_untold || !is_recovering) all |= what & written_there;
-  // Nor whether there was something else under such a name; whoever added the folder may have looked
-  // at it before it went.
+  // Nor whether there was something else under such a name; whoever added the folder may have
+  // looked at it before it went.
   if (is_untold && (what & went) != 0) all |= notice::deleted;
   if (is_untold && (all & notice::deleted) == 0) all |= what & came_there;
   if (is_recovering) return hint_at_once(folder, name);
@@ -898,7 +898,9 @@ bool change_finder::look_for(const notice& n, const subscribers& who, bool may_w
       return true;
     }
     if (known != folder->entries.end() && needs_no_look(folder->root, n)) continue;
-    return at(folder->place() / n.name, false);
+    if (!may_wait) return watching::look_at_once(folder->place() / n.name, false, look);
+    if (source_.look_in(n.id, folder->place(), n.name, look)) look.exists = true;
+    return true;
   }
   // Whether it is what the root was told to be.
   if ((n.what & notice::moved_to) != 0)
@@ -1487,7 +1489,7 @@ bool change_finder::work_on(watched_root& root, int& budget) {
         auto hint = folder.hints.extract(folder.hints.begin());
         folder.looked_in = period_;
         file_look look;
-        if (watching::look_at(folder.place() / hint.key(), false, look)) look.exists = true;
+        if (source_.look_in(folder.id, folder.place(), hint.key(), look)) look.exists = true;
         compare(folder, hint.key(), look, hint.mapped());
       }
       root.hinted.erase(&folder);

@@ -103,8 +103,18 @@ std::error_code open_folder(const std::filesystem::path& path, opened_folder& op
                                                 FILE_FLAG_BACKUP_SEMANTICS | FILE_FLAG_OVERLAPPED);
   if (!opened.file) return why_not_watched(::GetLastError());
   if (const auto error = look_at(opened.file.get(), opened.look)) return error;
+  // By Wine, of one that was moved meanwhile.
+  if (opened.look.device == 0) return std::make_error_code(std::errc::no_such_file_or_directory);
   return opened.look.is_folder ? std::error_code()
                                : std::make_error_code(std::errc::not_a_directory);
+}
+
+/// Returns another handle of what is open, or none.
+unique_handle duplicate(HANDLE file) noexcept {
+  HANDLE copy = INVALID_HANDLE_VALUE;
+  const HANDLE process = ::GetCurrentProcess();
+  ::DuplicateHandle(process, file, process, &copy, 0, FALSE, DUPLICATE_SAME_ACCESS);
+  return unique_handle(copy);
 }
 
 /// Finds the name of a file that all links to it end at.
@@ -170,6 +180,8 @@ class directory_source final : public watch_source {
   std::error_code add(const std::filesystem::path& path, interest what,
                       watch_id& id) noexcept override;
   void remove(watch_id id) noexcept override;
+  std::error_code look_in(watch_id id, const std::filesystem::path& folder, const file_name& name,
+                          file_look& look) noexcept override;
   bool read(std::vector<notice>& notices) override;
   void ask_for_all(watch_id id) noexcept override;
   bool has_told_all(watch_id id) noexcept override;
@@ -339,6 +351,24 @@ void directory_source::remove(watch_id id) noexcept {
   std::lock_guard lock(mutex_);
   const auto it = ids_.find(id);
   if (it != ids_.end()) unlink(it);
+}
+
+/// By the handle, which goes where the folder goes.
+std::error_code directory_source::look_in(watch_id id, const std::filesystem::path& folder,
+                                          const file_name& name, file_look& look) noexcept try {
+  unique_handle content;
+  std::uint64_t device = 0;
+  {
+    std::lock_guard lock(mutex_);
+    const auto it = ids_.find(id);
+    if (it != ids_.end() && it->second.folder != nullptr) {
+      content = duplicate(it->second.folder->file.get());
+      device = std::get<0>(it->second.folder->identity);
+    }
+  }
+  return content ? look_at(content.get(), device, name, look) : look_at(folder / name, false, look);
+} catch (...) {
+  return std::make_error_code(std::errc::not_enough_memory);
 }
 
 void directory_source::unlink(std::unordered_map<watch_id, place>::iterator id) noexcept {

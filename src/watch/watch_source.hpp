@@ -137,6 +137,12 @@ class watch_source {
                               watch_id& id) noexcept = 0;
   /// Any thread; never waits.
   virtual void remove(watch_id id) noexcept = 0;
+  /// Looks at a name in a folder without following links. Of one that is watched, under `id`, the
+  /// path is not asked where notices come so late that it may have another one by now. May wait.
+  virtual std::error_code look_in(watch_id, const std::filesystem::path& folder,
+                                  const file_name& name, file_look& look) noexcept {
+    return look_at(folder / name, false, look);
+  }
   /// Appends what there is, up to a limit; never waits. False: there was nothing. One thread at a
   /// time.
   virtual bool read(std::vector<notice>& notices) = 0;

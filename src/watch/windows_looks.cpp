@@ -98,41 +98,74 @@ bool same_name::operator()(const file_name& a, const file_name& b) const noexcep
 // --- one look
 // ------------------------------------------------------------------------------------------------
 
-std::error_code look_at(HANDLE file, file_look& look) noexcept {
+namespace {
+
+/// Finds what tells files apart.
+std::error_code identify(HANDLE file, file_look& look) noexcept {
+  // ReFS has longer ones than all systems tell; NTFS has a generation in its own.
+  FILE_ID_INFO id{};
+  if (::GetFileInformationByHandleEx(file, FileIdInfo, &id, sizeof id) != FALSE) {
+    std::array<std::uint64_t, 2> halves{};
+    static_assert(sizeof halves == sizeof id.FileId);
+    std::memcpy(halves.data(), &id.FileId, sizeof halves);
+    look.device = id.VolumeSerialNumber;
+    look.inode = halves[0] ^ (halves[1] * 0x9E37'79B9'7F4A'7C15);
+    return {};
+  }
   BY_HANDLE_FILE_INFORMATION info{};
-  FILE_BASIC_INFO times{};
-  if (::GetFileInformationByHandle(file, &info) == FALSE ||
-      ::GetFileInformationByHandleEx(file, FileBasicInfo, &times, sizeof times) == FALSE)
-    return last_error();
-  look.exists = true;
-  look.is_folder = (info.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY) != 0 && !is_link(file);
+  if (::GetFileInformationByHandle(file, &info) == FALSE) return last_error();
   look.device = info.dwVolumeSerialNumber;
   look.inode = std::uint64_t{info.nFileIndexHigh} << 32 | info.nFileIndexLow;
-  look.size = std::uint64_t{info.nFileSizeHigh} << 32 | info.nFileSizeLow;
+  return {};
+}
+
+}  // namespace
+
+std::error_code look_at(HANDLE file, file_look& look) noexcept {
+  look = {};
+  FILE_BASIC_INFO times{};
+  FILE_STANDARD_INFO sizes{};
+  if (::GetFileInformationByHandleEx(file, FileBasicInfo, &times, sizeof times) == FALSE ||
+      ::GetFileInformationByHandleEx(file, FileStandardInfo, &sizes, sizeof sizes) == FALSE)
+    return last_error();
+  if (const auto error = identify(file, look)) return error;
+  look.exists = true;
+  look.is_folder = (times.FileAttributes & FILE_ATTRIBUTE_DIRECTORY) != 0 && !is_link(file);
+  look.size = look.is_folder ? 0 : static_cast<std::uint64_t>(sizes.EndOfFile.QuadPart);
   look.modified = nanoseconds(times.LastWriteTime);
   look.changed = nanoseconds(times.ChangeTime);
-  // No generation: file ids of NTFS have one of their own, and programs set this time as they like.
+  // No generation: programs set this time as they like.
   look.born = nanoseconds(times.CreationTime);
   look.is_fresh = look.modified > file_clock() - longest_tick;
-  // ReFS has longer ones, of which that was a part.
-  FILE_ID_INFO id{};
-  if (::GetFileInformationByHandleEx(file, FileIdInfo, &id, sizeof id) == FALSE) return {};
-  std::array<std::uint64_t, 2> halves{};
-  static_assert(sizeof halves == sizeof id.FileId);
-  std::memcpy(halves.data(), &id.FileId, sizeof halves);
-  look.device = id.VolumeSerialNumber;
-  look.inode = halves[0] ^ (halves[1] * 0x9E37'79B9'7F4A'7C15);
   return {};
 }
 
 std::error_code look_at(const std::filesystem::path& path, bool follow, file_look& look) noexcept
     try {
-  look = {};
-  if (const unique_handle file = open_to_look(path, follow)) return look_at(file.get(), look);
-  const DWORD error = ::GetLastError();
-  return is_nothing(error) ? std::error_code() : error_of(error);
+  // Wine asks the path which volume a file is on, and finds none if it was moved meanwhile: there
+  // may be nothing by now, or another one.
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    look = {};
+    const unique_handle file = open_to_look(path, follow);
+    const DWORD failure = ::GetLastError();
+    if (!file) return is_nothing(failure) ? std::error_code() : error_of(failure);
+    if (const auto error = look_at(file.get(), look)) return error;
+    if (look.device != 0) break;
+  }
+  return {};
 } catch (...) {
   return std::make_error_code(std::errc::not_enough_memory);
+}
+
+std::error_code look_at(HANDLE folder, std::uint64_t device, const file_name& name,
+                        file_look& look) noexcept {
+  look = {};
+  DWORD failure = ERROR_SUCCESS;
+  const unique_handle file = open_to_look(folder, name, failure);
+  if (!file) return is_nothing(failure) ? std::error_code() : error_of(failure);
+  const std::error_code error = look_at(file.get(), look);
+  look.device = device;
+  return error;
 }
 
 bool look_at_once(const std::filesystem::path&, bool, file_look&) noexcept {
@@ -169,6 +202,7 @@ void let_pass(std::int64_t time) noexcept {
 
 struct folder_reader::state {
   unique_handle folder;
+  std::uint64_t device = 0;
   alignas(FILE_ID_BOTH_DIR_INFO) std::array<std::byte, std::size_t{32} << 10> buffer;
   std::size_t at = 0;
   bool has_entry = false;  // there
@@ -214,6 +248,7 @@ std::error_code folder_reader::open(const std::filesystem::path& folder, bool fo
   file_look itself;
   if (const auto error = look_at(s->folder.get(), itself)) return error;
   if (!itself.is_folder) return std::make_error_code(std::errc::not_a_directory);
+  s->device = itself.device;
   state_ = std::move(s);
   return {};
 } catch (...) {
@@ -236,14 +271,10 @@ void folder_reader::close() noexcept {
 bool folder_reader::next(file_name& name, file_look& look, std::error_code& error) {
   while (state_->next(name, error)) {
     if (name == L"." || name == L"..") continue;
-    look = {};
-    // What the folder says of sizes and times may be old.
-    DWORD failure = ERROR_SUCCESS;
-    const unique_handle file = open_to_look(state_->folder.get(), name, failure);
-    if (!file && is_nothing(failure)) continue;
-    // What cannot be looked at is there all the same.
-    if (!file || look_at(file.get(), look)) look.exists = true;
-    return true;
+    // What the folder says of sizes and times may be old. What cannot be looked at is there all the
+    // same.
+    if (look_at(state_->folder.get(), state_->device, name, look)) look.exists = true;
+    if (look.exists) return true;
   }
   return false;
 }
