@@ -13,12 +13,15 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <memory>
 #include <sstream>
 #include <string>
+#include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -33,12 +36,15 @@ using namespace mapio::detail::watching;  // NOLINT
 class scripted_source final : public watch_source {
  public:
   std::error_code add(const fs::path& path, interest, watch_id& id) noexcept override {
+    if (path == hidden_) return std::make_error_code(std::errc::permission_denied);
     id = ids_.try_emplace(path, static_cast<watch_id>(ids_.size()) + 1).first->second;
     return {};
   }
   void remove(watch_id) noexcept override {}
   std::error_code look_in(watch_id id, const fs::path& folder, const file_name& name,
                           file_look& look) noexcept override {
+    look = {};
+    if (folder == hidden_) return std::make_error_code(std::errc::permission_denied);
     const auto moved = places_.find(id);
     return look_at((moved != places_.end() ? moved->second : folder) / name, false, look);
   }
@@ -57,11 +63,14 @@ class scripted_source final : public watch_source {
   }
   /// Knows where a folder is before anybody was told.
   void knows_that_moved(const fs::path& from, const fs::path& to) { places_[ids_.at(from)] = to; }
+  /// Nothing in it can be looked at.
+  void hide(const fs::path& folder) { hidden_ = folder; }
   void say_that_this_is_all() { has_told_all_ = true; }
 
  private:
   std::map<fs::path, watch_id> ids_;
   std::map<watch_id, fs::path> places_;
+  fs::path hidden_;
   std::vector<notice> notices_;
   bool has_told_all_ = false;
 };
@@ -75,10 +84,11 @@ class change_finder_test : public testing::Test {
   }
 
   /// Watches the tree from here on. Nothing in it was looked at yet.
-  void add(std::size_t capacity) {
-    stream_ = std::make_shared<watch_stream>(hub_, capacity);
+  void add(std::size_t capacity, std::chrono::milliseconds coalesce = {}) {
+    if (!stream_) stream_ = std::make_shared<watch_stream>(hub_, capacity);
     watch_options options;
     options.recursive = true;
+    options.coalesce = coalesce;
     auto root = std::make_unique<watched_root>(*stream_, top_, options, nullptr);
     root->begin = file_clock();
     auto placed = finder_.place(top_);
@@ -159,6 +169,64 @@ TEST_F(change_finder_test, tells_it_after_a_gap) {
   EXPECT_EQ(told(), "created full; overflow");
   work();
   EXPECT_EQ(told(), "removed sub; created sub");
+}
+
+TEST_F(change_finder_test, tells_all_of_a_tree_that_was_replaced_before_it_was_listed) {
+  fs::remove(top_);
+  add(1);
+  fs::create_directory(top_);
+  std::ofstream(top_ / "old") << "text";
+  source_.say(top_, notice::created);
+  work();
+  fs::rename(top_, dir_.path() / "away");
+  fs::create_directory(top_);
+  std::ofstream(top_ / "new") << "text";
+  source_.say(top_, notice::deleted);
+  source_.say(top_, notice::created);
+  work();
+  EXPECT_EQ(told(), "created .; overflow");
+  work();
+  EXPECT_EQ(told(), "replaced .");
+  work();
+  EXPECT_EQ(told(), "created new");
+}
+
+TEST_F(change_finder_test, keeps_what_it_knows_while_nobody_can_look) {
+  fs::create_directory(top_ / "sub");
+  std::ofstream(top_ / "f") << "text";
+  add(100);
+  source_.say_that_this_is_all();
+  work();
+  source_.hide(top_);
+  std::ofstream(top_ / "f") << "other text";
+  source_.say(top_ / "f", notice::modified);
+  source_.say(top_ / "sub", notice::touched);
+  work();
+  EXPECT_EQ(told(), "modified f");
+  ASSERT_EQ(stream_->fallbacks().size(), 1U);
+  EXPECT_EQ(stream_->fallbacks()[0].path, top_);
+  source_.hide({});
+  ASSERT_NE(finder_.next_deadline(), watch_clock::time_point::max()) << "it looks again";
+  std::this_thread::sleep_until(finder_.next_deadline());
+  work();
+  EXPECT_EQ(told(), "modified f") << "it has the size now";
+}
+
+TEST_F(change_finder_test, polls_what_is_in_a_folder_that_may_not_be_read) {
+  source_.hide(top_);
+  EXPECT_EQ(finder_.place(top_ / "f").limit, std::errc::permission_denied);
+}
+
+TEST_F(change_finder_test, gathers_no_longer_than_it_is_asked_to_now) {
+  std::ofstream(top_ / "f") << "text";
+  add(100, std::chrono::hours(1));
+  source_.say_that_this_is_all();
+  work();
+  source_.say(top_ / "f", notice::modified);
+  work();
+  EXPECT_GT(finder_.next_deadline(), watch_clock::now() + std::chrono::minutes(1));
+  add(100, std::chrono::milliseconds(1));
+  EXPECT_LT(finder_.next_deadline(), watch_clock::now() + std::chrono::minutes(1));
 }
 
 TEST_F(change_finder_test, looks_into_a_folder_wherever_it_is_by_now) {

@@ -53,7 +53,7 @@ bool is_missing(const std::error_code& error) noexcept {
 }
 
 std::optional<std::uint64_t> size_of(const file_look& look) {
-  if (!look.exists || look.is_folder) return std::nullopt;
+  if (!look.exists || look.is_folder || look.is_unseen) return std::nullopt;
   return look.size;
 }
 
@@ -228,9 +228,9 @@ change_finder::placed_watches change_finder::place(const std::filesystem::path& 
   // be watched may be there again, and look the same.
   constexpr int attempts = 64;
   for (int i = 0; i < attempts; ++i) {
-    placed.error = {};
     auto now = way_to(path);
     if (i > 0 && !std::exchange(went_meanwhile, false) && are_same(now, way)) break;
+    placed.error = {};
     for (const auto& before : way)
       placed.unused.push_back(before.step.id);
     way = std::move(now);
@@ -301,6 +301,8 @@ void change_finder::go_on_as(watched_root& root, const watched_root& wanted,
   if (!wanted.file.expired()) root.file = wanted.file;
   root.poll = wanted.poll;
   root.polls_all = wanted.polls_all;
+  if (root.due != watch_clock::time_point::max())
+    root.due = std::min(root.due, watch_clock::now() + root.options.coalesce);
   polled_.erase(&root);
   begin_polling(root);
   // Who added it may have looked at it since, as at one that was not watched before. It has to be
@@ -872,7 +874,8 @@ bool change_finder::look_for(const notice& n, const subscribers& who, bool may_w
   if ((n.what & looked_at) == 0) return true;
   const auto at = [&](const std::filesystem::path& path, bool follow) {
     if (!may_wait) return watching::look_at_once(path, follow, look);
-    if (watching::look_at(path, follow, look)) look.exists = true;
+    // Then there is doubt.
+    if (watching::look_at(path, follow, look)) look = {};
     return true;
   };
   // Whoever looked since the notices were read has seen what they are about.
@@ -899,7 +902,7 @@ bool change_finder::look_for(const notice& n, const subscribers& who, bool may_w
     }
     if (known != folder->entries.end() && needs_no_look(folder->root, n)) continue;
     if (!may_wait) return watching::look_at_once(folder->place() / n.name, false, look);
-    if (source_.look_in(n.id, folder->place(), n.name, look)) look.exists = true;
+    if (source_.look_in(n.id, folder->place(), n.name, look)) look = {};
     return true;
   }
   // Whether it is what the root was told to be.
@@ -1489,7 +1492,8 @@ bool change_finder::work_on(watched_root& root, int& budget) {
         auto hint = folder.hints.extract(folder.hints.begin());
         folder.looked_in = period_;
         file_look look;
-        if (source_.look_in(folder.id, folder.place(), hint.key(), look)) look.exists = true;
+        if (source_.look_in(folder.id, folder.place(), hint.key(), look))
+          look = watching::unseen_look();
         compare(folder, hint.key(), look, hint.mapped());
       }
       root.hinted.erase(&folder);
@@ -1642,6 +1646,7 @@ void change_finder::found(watched_folder& folder, const file_name& name, const f
   if (expire(folder, name)) return came(folder, name, look);
   if (folder.is_new || !folder.is_unlisted) return compare(folder, name, look, 0);
 
+  if (look.is_unseen) fall_back(folder, std::make_error_code(std::errc::permission_denied));
   watched_entry& entry = folder.entries[name];
   entry.seen = look;
   entry.listing = folder.listing;
@@ -1688,6 +1693,12 @@ void change_finder::compare(watched_folder& folder, const file_name& name, const
     if (is_known) left(folder, name);
     return;
   }
+  if (look.is_unseen) {
+    fall_back(folder, std::make_error_code(std::errc::permission_denied));
+    // What is known stays until a look succeeds.
+    if (is_known) known->second.listing = folder.listing;
+    if (is_known) return;
+  }
   if (!is_known) expire(folder, name);
   if (!is_known && folder.has_unseen_names() && (at_least & (came_there | notice::deleted)) == 0)
     return written(folder, {no_watch, at_least, 0, name}, look);
@@ -1721,7 +1732,14 @@ void change_finder::look_at_root(watched_root& root) {
 void change_finder::compare_root(watched_root& root, placed_watches placed,
                                  std::uint32_t at_least) {
   if (placed.limit) fall_back(root, root.given, placed.limit);
-  if (placed.error) placed.look = {};
+  if (placed.error == std::errc::too_many_symbolic_link_levels) {
+    placed.look = {};
+  } else if (placed.error) {
+    // What is known stays until a look succeeds.
+    fall_back(root, root.given, placed.error);
+    placed.look = root.seen;
+    return settle(root, std::move(placed));
+  }
   const file_look look = placed.look;
   settle(root, std::move(placed));
   if (!look.exists) {
@@ -1747,7 +1765,9 @@ void change_finder::compare_root(watched_root& root, placed_watches placed,
     begin_anew(*root.tree);
     return list(*root.tree);
   }
-  if (look.is_folder && !is_same) root.tree->is_new = !before.exists || !before.is_folder;
+  // One that came and was not listed yet is still to be told.
+  if (look.is_folder && !is_same)
+    root.tree->is_new = root.tree->is_new || !before.exists || !before.is_folder;
   if (look.is_folder && (!is_same || root.tree->is_misplaced)) list(*root.tree);
   std::optional<change_kind> kind;
   if (!before.exists)

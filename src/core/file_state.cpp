@@ -6,6 +6,7 @@
 #include "platform/guarded.hpp"
 #include "platform/page_bounds.hpp"
 #include "policy_clock.hpp"
+#include "watch/watch_source.hpp"
 
 #include <asio/error.hpp>
 
@@ -1829,6 +1830,15 @@ void file_state::end_turn() noexcept {
 
 // What a watcher saw may be of before a resize of ours, or what one under way leads to: the file
 // tells, and once more when that is over.
+void file_state::note_found(const watching::file_look& found) noexcept {
+  watching::file_look mine;
+  if (!file_->try_retain()) return;
+  const std::error_code error = watching::look_at(file_->get(), mine);
+  file_->release();
+  if (!error && !found.is_same_file(mine)) return note_other_file();
+  note_size(found.size);
+}
+
 void file_state::note_size(std::uint64_t seen) noexcept {
   std::lock_guard lock(mutex_);
   size_was_seen_ = resize_under_way_ != nullptr;

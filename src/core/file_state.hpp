@@ -22,6 +22,9 @@
 
 MAPIO_NAMESPACE_BEGIN
 namespace detail {
+namespace watching {
+struct file_look;
+}
 
 /// operation::step of a prefetch behind which the next one follows: it may read further than asked.
 inline constexpr std::uint8_t reading_in_order = 1;
@@ -68,6 +71,8 @@ class file_state final : public std::enable_shared_from_this<file_state> {
   void clear_flush_error() noexcept { flushes_.clear_error(); }
   /// A watcher saw the file with this size, at some time.
   void note_size(std::uint64_t seen) noexcept;
+  /// A watcher found this under the name.
+  void note_found(const watching::file_look& found) noexcept;
   /// A watcher saw another file under the name.
   void note_other_file() noexcept { is_other_file_.store(true, std::memory_order_release); }
   bool is_size_stale() const noexcept {

@@ -14,6 +14,7 @@ namespace {
 
 // Of the clock by which files get their times, in nanoseconds.
 constexpr std::int64_t longest_tick = 10'000'000;
+constexpr std::int64_t coarsest_tick = 2'000'000'000;
 
 }  // namespace
 
@@ -65,13 +66,16 @@ void watch_hub::add(const std::shared_ptr<watch_stream>& stream, const std::file
     throw std::system_error(error, "mapio::watcher::add: " + path.string());
   }
   // It may have changed since it was opened.
-  if (file && placed.look.exists) file->note_size(placed.look.size);
+  if (file && placed.look.exists) file->note_found(placed.look);
   if (placed.limit) stream->note_fallback(path, placed.limit);
   // Its content is told apart by the times of files then.
   if (placed.look.is_folder && (options.recursive || placed.limit))
     watching::let_pass((*root)->begin);
   else
     (*root)->begin -= longest_tick;
+  // A file system that knows no fractions: all of that time is after it, too.
+  if (placed.look.exists && placed.look.changed % 1'000'000'000 == 0)
+    (*root)->begin -= (*root)->begin % coarsest_tick + 1;
   request([=, placing = placing](change_finder& finder) {
     if (!stream->is_closed()) return finder.add(stream, std::move(*root), placed, misses);
     finder.release(placed);

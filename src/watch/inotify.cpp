@@ -201,6 +201,15 @@ bool may_change_unseen(const std::filesystem::path& path) noexcept {
   }
 }
 
+std::error_code look_at(int file, file_look& look) noexcept {
+  look = {};
+  struct statx s {};
+  if (::statx(file, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, &s) != 0)
+    return last_error();
+  look = look_of(s);
+  return {};
+}
+
 std::error_code look_from(int folder, const char* name, bool follow, file_look& look) noexcept {
   look = {};
   struct statx s {};

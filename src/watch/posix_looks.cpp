@@ -107,7 +107,7 @@ bool folder_reader::next(file_name& name, file_look& look, std::error_code& erro
     if (std::strcmp(e->d_name, ".") == 0 || std::strcmp(e->d_name, "..") == 0) continue;
     name = e->d_name;
     // What cannot be looked at is there all the same.
-    if (look_from(::dirfd(state_->folder), e->d_name, false, look)) look.exists = true;
+    if (look_from(::dirfd(state_->folder), e->d_name, false, look)) look = unseen_look();
     if (look.exists) return true;
   }
 }

@@ -4,6 +4,7 @@
 // What the watchers need of an operating system: to be told of changes, and to look for themselves.
 
 #include <mapio/detail/config.hpp>
+#include <mapio/mapping.hpp>
 
 #include <asio/execution_context.hpp>
 
@@ -47,6 +48,7 @@ struct file_look {
   // A change that comes after this look may leave the same times; only where notices do not say
   // what was changed.
   bool is_fresh = false;
+  bool is_unseen = false;  // it is there, and could not be looked at
 
   bool has_same_access(const file_look& other) const noexcept {
     return mode == other.mode && owners == other.owners;
@@ -57,6 +59,14 @@ struct file_look {
   }
 };
 
+inline file_look unseen_look() noexcept {
+  file_look look;
+  look.exists = look.is_unseen = true;
+  return look;
+}
+
+/// Looks at an open file.
+std::error_code look_at(native_handle_type file, file_look& look) noexcept;
 /// Looks at a path, or with `follow` at what a link there leads to. Nothing there is no error. May
 /// wait for a disk or a network.
 std::error_code look_at(const std::filesystem::path& path, bool follow, file_look& look) noexcept;

@@ -273,7 +273,7 @@ bool folder_reader::next(file_name& name, file_look& look, std::error_code& erro
     if (name == L"." || name == L"..") continue;
     // What the folder says of sizes and times may be old. What cannot be looked at is there all the
     // same.
-    if (look_at(state_->folder.get(), state_->device, name, look)) look.exists = true;
+    if (look_at(state_->folder.get(), state_->device, name, look)) look = unseen_look();
     if (look.exists) return true;
   }
   return false;

@@ -14,8 +14,6 @@ namespace detail::watching {
 /// Returns the same for all that Windows takes for one name.
 file_name folded(const file_name& name);
 
-/// As look_at(), of an open file.
-std::error_code look_at(HANDLE file, file_look& look) noexcept;
 /// As look_at(), of a name in an open folder of this volume, wherever that is by now; without
 /// following links.
 std::error_code look_at(HANDLE folder, std::uint64_t device, const file_name& name,

@@ -155,6 +155,16 @@ TEST_F(watched_file, is_modified_by_a_mapping_of_another_process_once_per_flush)
   EXPECT_EQ(told(), "");
 }
 
+TEST_F(watched_file, tells_a_mapped_file_of_another_one_that_has_its_name_already) {
+  mapped_file file(io_);
+  support::run_coroutine(io_, [&]() -> asio::awaitable<void> {
+    co_await file.open(file_, support::read_write());
+    shell("echo another > other; mv other f");
+    const auto changes = file.watch();
+    EXPECT_TRUE(file.size_is_stale());
+  });
+}
+
 TEST_F(watched_file, tells_a_mapped_file_that_its_size_is_stale) {
   mapped_file file(io_);
   support::run_coroutine(io_, [&]() -> asio::awaitable<void> {
