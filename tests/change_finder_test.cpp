@@ -13,6 +13,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -84,10 +85,10 @@ class change_finder_test : public testing::Test {
   }
 
   /// Watches the tree from here on. Nothing in it was looked at yet.
-  void add(std::size_t capacity, std::chrono::milliseconds coalesce = {}) {
+  void add(std::size_t capacity, std::chrono::milliseconds coalesce = {}, bool recursive = true) {
     if (!stream_) stream_ = std::make_shared<watch_stream>(hub_, capacity);
     watch_options options;
-    options.recursive = true;
+    options.recursive = recursive;
     options.coalesce = coalesce;
     auto root = std::make_unique<watched_root>(*stream_, top_, options, nullptr);
     root->begin = file_clock();
@@ -227,6 +228,23 @@ TEST_F(change_finder_test, gathers_no_longer_than_it_is_asked_to_now) {
   EXPECT_GT(finder_.next_deadline(), watch_clock::now() + std::chrono::minutes(1));
   add(100, std::chrono::milliseconds(1));
   EXPECT_LT(finder_.next_deadline(), watch_clock::now() + std::chrono::minutes(1));
+}
+
+TEST_F(change_finder_test, tells_of_a_folder_once_for_each_time_that_its_tree_is_added_again) {
+  add(100);
+  source_.say_that_this_is_all();
+  work();
+  for (const char* name : {"a", "b", "c"}) {
+    fs::create_directory(top_ / name);
+    source_.say(top_ / name, notice::created);
+  }
+  work();
+  for (int i = 0; i < 8; ++i) {
+    add(100, {}, i % 2 != 0);
+    work();
+  }
+  const std::string all = told();
+  EXPECT_LE(std::count(all.begin(), all.end(), ';'), 3 * (1 + 2 * 8)) << all;
 }
 
 TEST_F(change_finder_test, looks_into_a_folder_wherever_it_is_by_now) {

@@ -136,6 +136,7 @@ void watch_stream::push(change_event&& event, const watched_root* root,
 std::vector<std::filesystem::path>
 watch_stream::tell_renames_apart(const std::filesystem::path& root, bool with_new_ones) {
   std::vector<std::filesystem::path> came;
+  std::unordered_set<std::filesystem::path, path_hash> known;
   std::deque<found_event> apart;
   std::lock_guard lock(mutex_);
   for (const found_event& found : queue_) {
@@ -144,7 +145,9 @@ watch_stream::tell_renames_apart(const std::filesystem::path& root, bool with_ne
     const bool is_renamed = is_folder && event.kind == change_kind::renamed;
     const bool is_new =
         is_folder && (event.kind == change_kind::created || event.kind == change_kind::replaced);
-    if (is_renamed || (is_new && with_new_ones)) came.push_back(event.path);
+    // Once: telling of each anew makes one more.
+    if ((is_renamed || (is_new && with_new_ones)) && known.insert(event.path).second)
+      came.push_back(event.path);
     if (!is_renamed || !is_of(root, event.previous_path, found.given_before)) {
       apart.push_back(found);
       continue;
