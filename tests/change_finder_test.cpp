@@ -64,6 +64,7 @@ class scripted_source final : public watch_source {
   }
   /// Knows where a folder is before anybody was told.
   void knows_that_moved(const fs::path& from, const fs::path& to) { places_[ids_.at(from)] = to; }
+  void say_that_some_were_dropped() { notices_.push_back({no_watch, notice::overflow, 0, {}}); }
   /// Nothing in it can be looked at.
   void hide(const fs::path& folder) { hidden_ = folder; }
   void say_that_this_is_all() { has_told_all_ = true; }
@@ -172,6 +173,23 @@ TEST_F(change_finder_test, tells_it_after_a_gap) {
   EXPECT_EQ(told(), "removed sub; created sub");
 }
 
+TEST_F(change_finder_test, tells_a_folder_anew_of_which_notices_were_dropped_after_it_was_listed) {
+  std::ofstream(top_ / "gone") << "text";
+  std::ofstream(top_ / "kept") << "text";
+  add(1);
+  fs::remove(top_ / "gone");
+  work();
+  EXPECT_EQ(told(), "");
+  source_.say_that_some_were_dropped();
+  source_.say_that_this_is_all();
+  work();
+  EXPECT_EQ(told(), "overflow");
+  work();
+  EXPECT_EQ(told(), "removed .; created .");
+  work();
+  EXPECT_EQ(told(), "created kept");
+}
+
 TEST_F(change_finder_test, tells_all_of_a_tree_that_was_replaced_before_it_was_listed) {
   fs::remove(top_);
   add(1);
@@ -208,7 +226,9 @@ TEST_F(change_finder_test, keeps_what_it_knows_while_nobody_can_look) {
   EXPECT_EQ(stream_->fallbacks()[0].path, top_);
   source_.hide({});
   ASSERT_NE(finder_.next_deadline(), watch_clock::time_point::max()) << "it looks again";
-  std::this_thread::sleep_until(finder_.next_deadline());
+  const auto due = finder_.next_deadline();
+  while (watch_clock::now() <= due)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
   work();
   EXPECT_EQ(told(), "modified f") << "it has the size now";
 }

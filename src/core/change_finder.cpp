@@ -649,8 +649,12 @@ void change_finder::lose_notices() {
   for (const auto& stream : streams_) {
     lose(*stream);
     for (const auto& [path, root] : stream->roots)
-      for (watched_folder* folder : root->to_list)
+      for (watched_folder* folder : root->to_list) {
         folder->is_in_doubt = true;
+        // What a listing before this did not find may have gone with the notices.
+        just_listed_.erase(folder);
+        not_all_told_.erase(folder);
+      }
   }
 }
 

@@ -556,7 +556,7 @@ bool directory_source::has_told_all(watch_id id) noexcept {
   std::lock_guard lock(mutex_);
   const auto it = ids_.find(id);
   if (it == ids_.end() || it->second.folder == nullptr) return true;
-  return !it->second.folder->is_asked_for_all && notices_.empty();
+  return !it->second.folder->is_asked_for_all && notices_.empty() && !has_overflow_;
 }
 
 // --- waiting
