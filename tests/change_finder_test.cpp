@@ -104,6 +104,21 @@ class change_finder_test : public testing::Test {
     while (finder_.work(true) == change_finder::outcome::more ||
            finder_.next_deadline() <= watch_clock::now());
   }
+  /// Watches the tree, and has listed it.
+  void add_and_list(std::chrono::milliseconds coalesce = {}) {
+    add(100, coalesce);
+    source_.say_that_this_is_all();
+    work();
+  }
+  /// Watches a tree with a folder that has content, which is a file when the tree is listed.
+  void add_before_a_file_takes_the_place_of_a_folder(std::size_t capacity) {
+    fs::create_directories(sub_ / "deep");
+    add(capacity);
+    fs::rename(sub_, dir_.path() / "away");
+    std::ofstream(sub_) << "text";
+    work();
+    ASSERT_EQ(told(), "");
+  }
   /// Takes all that is to be told.
   std::string told() {
     std::vector<operation*> over;
@@ -116,10 +131,10 @@ class change_finder_test : public testing::Test {
     }
     return all.str();
   }
-  void leave(const fs::path& folder) { fs::rename(top_ / folder, dir_.path() / folder.filename()); }
 
   const support::temp_dir dir_;
   const fs::path top_ = dir_ / "top";
+  const fs::path sub_ = top_ / "sub";
   const fs::path end_ = dir_ / "end";
   asio::io_context io_;
   // Of the stream; what it has to tell is found here.
@@ -133,40 +148,27 @@ class change_finder_test : public testing::Test {
 // what came instead.
 
 TEST_F(change_finder_test, tells_what_went_before_a_listing_found_another_one) {
-  fs::create_directories(top_ / "sub" / "deep");
-  add(100);
-  leave("sub");
-  std::ofstream(top_ / "sub") << "text";
-  work();
-  EXPECT_EQ(told(), "");
-  source_.say(top_ / "sub", notice::deleted);
-  source_.say(top_ / "sub", notice::created);
+  ASSERT_NO_FATAL_FAILURE(add_before_a_file_takes_the_place_of_a_folder(100));
+  source_.say(sub_, notice::deleted);
+  source_.say(sub_, notice::created);
   work();
   EXPECT_EQ(told(), "removed sub; created sub");
 }
 
 TEST_F(change_finder_test, tells_it_where_notices_leave_open_what_happened) {
-  fs::create_directories(top_ / "sub" / "deep");
-  add(100);
-  leave("sub");
-  std::ofstream(top_ / "sub") << "text";
-  work();
-  source_.say(top_ / "sub", notice::deleted | notice::touched);
-  source_.say(top_ / "sub", notice::created);
+  ASSERT_NO_FATAL_FAILURE(add_before_a_file_takes_the_place_of_a_folder(100));
+  source_.say(sub_, notice::deleted | notice::touched);
+  source_.say(sub_, notice::created);
   work();
   EXPECT_EQ(told(), "removed sub; created sub");
 }
 
 TEST_F(change_finder_test, tells_it_after_a_gap) {
-  fs::create_directories(top_ / "sub" / "deep");
-  add(1);
-  leave("sub");
-  std::ofstream(top_ / "sub") << "text";
-  work();
+  ASSERT_NO_FATAL_FAILURE(add_before_a_file_takes_the_place_of_a_folder(1));
   std::ofstream(top_ / "full") << "text";
   source_.say(top_ / "full", notice::created);
-  source_.say(top_ / "sub", notice::deleted);
-  source_.say(top_ / "sub", notice::created);
+  source_.say(sub_, notice::deleted);
+  source_.say(sub_, notice::created);
   work();
   EXPECT_EQ(told(), "created full; overflow");
   work();
@@ -213,9 +215,7 @@ TEST_F(change_finder_test, tells_all_of_a_tree_that_was_replaced_before_it_was_l
 TEST_F(change_finder_test, keeps_what_it_knows_while_nobody_can_look) {
   fs::create_directory(top_ / "sub");
   std::ofstream(top_ / "f") << "text";
-  add(100);
-  source_.say_that_this_is_all();
-  work();
+  add_and_list();
   source_.hide(top_);
   std::ofstream(top_ / "f") << "other text";
   source_.say(top_ / "f", notice::modified);
@@ -226,6 +226,7 @@ TEST_F(change_finder_test, keeps_what_it_knows_while_nobody_can_look) {
   EXPECT_EQ(stream_->fallbacks()[0].path, top_);
   source_.hide({});
   ASSERT_NE(finder_.next_deadline(), watch_clock::time_point::max()) << "it looks again";
+  // It does so once a second.
   const auto due = finder_.next_deadline();
   while (watch_clock::now() <= due)
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -240,9 +241,7 @@ TEST_F(change_finder_test, polls_what_is_in_a_folder_that_may_not_be_read) {
 
 TEST_F(change_finder_test, gathers_no_longer_than_it_is_asked_to_now) {
   std::ofstream(top_ / "f") << "text";
-  add(100, std::chrono::hours(1));
-  source_.say_that_this_is_all();
-  work();
+  add_and_list(std::chrono::hours(1));
   source_.say(top_ / "f", notice::modified);
   work();
   EXPECT_GT(finder_.next_deadline(), watch_clock::now() + std::chrono::minutes(1));
@@ -251,9 +250,7 @@ TEST_F(change_finder_test, gathers_no_longer_than_it_is_asked_to_now) {
 }
 
 TEST_F(change_finder_test, tells_of_a_folder_once_for_each_time_that_its_tree_is_added_again) {
-  add(100);
-  source_.say_that_this_is_all();
-  work();
+  add_and_list();
   for (const char* name : {"a", "b", "c"}) {
     fs::create_directory(top_ / name);
     source_.say(top_ / name, notice::created);
@@ -270,9 +267,7 @@ TEST_F(change_finder_test, tells_of_a_folder_once_for_each_time_that_its_tree_is
 TEST_F(change_finder_test, looks_into_a_folder_wherever_it_is_by_now) {
   fs::create_directory(top_ / "a");
   std::ofstream(top_ / "a" / "f") << "text";
-  add(100);
-  source_.say_that_this_is_all();
-  work();
+  add_and_list();
   fs::rename(top_ / "a", top_ / "b");
   source_.knows_that_moved(top_ / "a", top_ / "b");
   source_.say(top_ / "a" / "f", notice::touched);
@@ -286,9 +281,7 @@ TEST_F(change_finder_test, looks_into_a_folder_wherever_it_is_by_now) {
 
 TEST_F(change_finder_test, tells_a_file_that_was_replaced_once_it_is_known) {
   std::ofstream(top_ / "f") << "text";
-  add(100);
-  source_.say_that_this_is_all();
-  work();
+  add_and_list();
   std::ofstream(top_ / "new") << "other text";
   fs::rename(top_ / "new", top_ / "f");
   source_.say(top_ / "f", notice::deleted | notice::touched);

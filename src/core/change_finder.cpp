@@ -76,6 +76,12 @@ void take_in(Known& known, const file_look& look, change_kind kind, std::uint32_
   if (before.exists || before.modified == no_time) known.seen.modified = before.modified;
 }
 
+/// Tells whether the user may know of something else that had a name: what has it now was found by
+/// a listing, and told to nobody.
+bool may_hide_another(const watched_folder& folder, const watched_entry& entry) noexcept {
+  return folder.has_unseen_names() && !entry.is_told;
+}
+
 /// Tells whether a notice about a known file is told without a look at it.
 bool needs_no_look(const watched_root& root, const notice& n) noexcept {
   return n.what == notice::modified && !root.options.sizes && root.file.expired();
@@ -440,6 +446,11 @@ void change_finder::fall_back(watched_folder& folder, std::error_code reason) {
   fall_back(folder.root, folder.told_path(), reason);
 }
 
+/// Of one in which something could not be looked at.
+void change_finder::look_again_later(watched_folder& folder) {
+  fall_back(folder, std::make_error_code(std::errc::permission_denied));
+}
+
 void change_finder::remove(const watch_stream& stream, const std::filesystem::path& path) {
   for (const auto& s : streams_) {
     if (s.get() != &stream) continue;
@@ -736,9 +747,9 @@ void change_finder::hint(watched_folder& folder, const file_name& name, std::uin
     return list(folder);
   }
   std::uint32_t& all = folder.hints[name];
-  const bool is_unseen = folder.has_unseen_names() && known == folder.entries.end();
   // Looking does not tell which of the bytes that a listing found came after the user had a look.
-  const bool is_untold = is_unseen || (folder.has_unseen_names() && !known->second.is_told);
+  const bool is_untold = known != folder.entries.end() ? may_hide_another(folder, known->second)
+                                                       : folder.has_unseen_names();
   if (is_untold || !is_recovering) all |= what & written_there;
   // Nor whether there was something else under such a name; whoever added the folder may have
   // looked at it before it went.
@@ -1076,8 +1087,7 @@ void change_finder::changed_in(watched_folder& folder, const notice& n, const fi
 void change_finder::touched(watched_folder& folder, const notice& n, const file_look& look) {
   const auto known = folder.entries.find(n.name);
   const bool is_known = known != folder.entries.end();
-  // What a listing found may have come after what went, of which the user may know.
-  const bool may_hide_one = is_known && !known->second.is_told && folder.has_unseen_names();
+  const bool may_hide_one = is_known && may_hide_another(folder, known->second);
   if ((n.what & notice::deleted) != 0 && (!is_known || !look.exists || may_hide_one)) {
     left(folder, n.name);
     if (may_hide_one && look.exists) came(folder, n.name, look);
@@ -1650,7 +1660,7 @@ void change_finder::found(watched_folder& folder, const file_name& name, const f
   if (expire(folder, name)) return came(folder, name, look);
   if (folder.is_new || !folder.is_unlisted) return compare(folder, name, look, 0);
 
-  if (look.is_unseen) fall_back(folder, std::make_error_code(std::errc::permission_denied));
+  if (look.is_unseen) look_again_later(folder);
   watched_entry& entry = folder.entries[name];
   entry.seen = look;
   entry.listing = folder.listing;
@@ -1697,11 +1707,11 @@ void change_finder::compare(watched_folder& folder, const file_name& name, const
     if (is_known) left(folder, name);
     return;
   }
-  if (look.is_unseen) {
-    fall_back(folder, std::make_error_code(std::errc::permission_denied));
+  if (look.is_unseen) look_again_later(folder);
+  if (look.is_unseen && is_known) {
     // What is known stays until a look succeeds.
-    if (is_known) known->second.listing = folder.listing;
-    if (is_known) return;
+    known->second.listing = folder.listing;
+    return;
   }
   if (!is_known) expire(folder, name);
   if (!is_known && folder.has_unseen_names() && (at_least & (came_there | notice::deleted)) == 0)

@@ -270,6 +270,7 @@ class change_finder {
   void poll_due(watch_clock::time_point now);
   void fall_back(watched_root& root, const std::filesystem::path& path, std::error_code reason);
   void fall_back(watched_folder& folder, std::error_code reason);
+  void look_again_later(watched_folder& folder);
   void note_told_over(const watched_root& by, const std::filesystem::path& path);
   /// Tells whether tell_over_anew() has something to tell: before anybody tells of what came
   /// instead.

@@ -1828,8 +1828,6 @@ void file_state::end_turn() noexcept {
     e->limit.store(size_.load(std::memory_order_relaxed), std::memory_order_seq_cst);
 }
 
-// What a watcher saw may be of before a resize of ours, or what one under way leads to: the file
-// tells, and once more when that is over.
 void file_state::note_found(const watching::file_look& found) noexcept {
   watching::file_look mine;
   if (!file_->try_retain()) return;
@@ -1839,6 +1837,8 @@ void file_state::note_found(const watching::file_look& found) noexcept {
   note_size(found.size);
 }
 
+// What a watcher saw may be of before a resize of ours, or what one under way leads to: the file
+// tells, and once more when that is over.
 void file_state::note_size(std::uint64_t seen) noexcept {
   std::lock_guard lock(mutex_);
   size_was_seen_ = resize_under_way_ != nullptr;

@@ -96,6 +96,15 @@ file_look look_of(const struct statx& s) noexcept {
   return look;
 }
 
+/// False: errno says why.
+bool ask(int folder, const char* name, int flags, file_look& look) noexcept {
+  look = {};
+  struct statx s {};
+  if (::statx(folder, name, flags, STATX_BASIC_STATS | STATX_BTIME, &s) != 0) return false;
+  look = look_of(s);
+  return true;
+}
+
 class inotify_source final : public watch_source {
  public:
   inotify_source(asio::execution_context& context, std::function<void()> ready)
@@ -202,22 +211,12 @@ bool may_change_unseen(const std::filesystem::path& path) noexcept {
 }
 
 std::error_code look_at(int file, file_look& look) noexcept {
-  look = {};
-  struct statx s {};
-  if (::statx(file, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, &s) != 0)
-    return last_error();
-  look = look_of(s);
-  return {};
+  return ask(file, "", AT_EMPTY_PATH, look) ? std::error_code() : last_error();
 }
 
 std::error_code look_from(int folder, const char* name, bool follow, file_look& look) noexcept {
-  look = {};
-  struct statx s {};
-  if (::statx(folder, name, follow ? 0 : AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS | STATX_BTIME,
-              &s) != 0)
-    return errno == ENOENT || errno == ENOTDIR ? std::error_code() : last_error();
-  look = look_of(s);
-  return {};
+  if (ask(folder, name, follow ? 0 : AT_SYMLINK_NOFOLLOW, look)) return {};
+  return errno == ENOENT || errno == ENOTDIR ? std::error_code() : last_error();
 }
 
 bool look_at_once(const std::filesystem::path& path, bool follow, file_look& look) noexcept {
@@ -229,13 +228,9 @@ bool look_at_once(const std::filesystem::path& path, bool follow, file_look& loo
       static_cast<int>(::syscall(SYS_openat2, AT_FDCWD, path.c_str(), &how, sizeof how));
   look = {};
   if (file < 0) return errno == ENOENT;
-  struct statx s {};
-  const bool is_seen = ::statx(file, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
-                               STATX_BASIC_STATS | STATX_BTIME, &s) == 0;
+  const bool is_seen = ask(file, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, look);
   ::close(file);
-  if (!is_seen) return false;
-  look = look_of(s);
-  return true;
+  return is_seen;
 }
 
 }  // namespace detail::watching

@@ -112,11 +112,11 @@ std::error_code identify(HANDLE file, file_look& look) noexcept {
     look.inode = halves[0] ^ (halves[1] * 0x9E37'79B9'7F4A'7C15);
     return {};
   }
-  BY_HANDLE_FILE_INFORMATION info{};
-  if (::GetFileInformationByHandle(file, &info) == FALSE) return last_error();
-  look.device = info.dwVolumeSerialNumber;
-  look.inode = std::uint64_t{info.nFileIndexHigh} << 32 | info.nFileIndexLow;
-  return {};
+  platform::windows::file_identity identity;
+  const std::error_code error = identity.ask(file);
+  look.device = identity.volume;
+  look.inode = identity.index;
+  return error;
 }
 
 }  // namespace
